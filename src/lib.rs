@@ -1,0 +1,6 @@
+//! Siskin: an event-driven automation server.
+//!
+//! The map, in reading order. ARCHITECTURE.md has one event's way through it and says who may import whom.
+
+// what happens, as plain records
+pub mod model;

@@ -1,0 +1,60 @@
+//! What a worker may ask the server while it does an attempt. A worker has no database: it asks over the channel that carries its
+//! attempts, and the server's desk answers.
+
+use serde::{Deserialize, Serialize};
+
+use super::release::{Deployment, DeploymentStatus};
+use super::{Span, Value};
+
+/// A question. Each is idempotent: an attempt that was lost and begun again asks the same once more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    KvGet {
+        key: String,
+    },
+    KvSet {
+        key: String,
+        value: Value,
+        #[serde(default)]
+        ttl: Option<Span>,
+        /// 0: only if it is absent.
+        #[serde(default)]
+        if_version: Option<i64>,
+    },
+    /// Opens the record of a deployment; the same `step` of the same run and visit gets the same one back.
+    BeginDeployment {
+        app: String,
+        environment: String,
+        version: String,
+    },
+    /// What each host held before, and how far it is.
+    UpdateDeployment {
+        id: i64,
+        status: DeploymentStatus,
+        hosts: Value,
+    },
+    /// For taking it back: refused when a newer one stands there.
+    Deployment {
+        id: i64,
+    },
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    Done,
+    Kv {
+        /// `None`: no such key.
+        value: Option<Value>,
+        version: i64,
+    },
+    Deployment {
+        deployment: Deployment,
+        hosts: Value,
+    },
+    Refused {
+        why: String,
+    },
+}

@@ -1,0 +1,5 @@
+//! The one test binary: what Siskin promises, seen from outside. A folder per area.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod architecture;
