@@ -4,3 +4,5 @@
 
 // what happens, as plain records
 pub mod model;
+// what users write
+pub mod expr; // rhai decides, minijinja renders
