@@ -6,3 +6,4 @@
 pub mod model;
 // what users write
 pub mod expr; // rhai decides, minijinja renders
+pub mod definitions; // YAML to checked definitions
