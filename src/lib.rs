@@ -7,3 +7,6 @@ pub mod model;
 // what users write
 pub mod expr; // rhai decides, minijinja renders
 pub mod definitions; // YAML to checked definitions
+// deciding
+pub mod matching; // which rules an event meets
+pub mod conductor; // what a run does next
