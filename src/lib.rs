@@ -10,3 +10,4 @@ pub mod definitions; // YAML to checked definitions
 // deciding
 pub mod matching; // which rules an event meets
 pub mod conductor; // what a run does next
+pub mod rehearsal; // the tests of definitions, on simulated time
