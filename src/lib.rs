@@ -11,3 +11,7 @@ pub mod definitions; // YAML to checked definitions
 pub mod matching; // which rules an event meets
 pub mod conductor; // what a run does next
 pub mod rehearsal; // the tests of definitions, on simulated time
+// keeping
+pub mod clock; // what time it is
+pub mod store; // the only place that knows SQL
+pub mod secrets; // kept in the store, under a key that is not

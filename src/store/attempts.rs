@@ -1,0 +1,293 @@
+//! Attempts in flight. A row is there from dispatch until the outcome is stored, so that after a crash it is known what had begun.
+//!
+//! Promises: an attempt is dispatched once and started once; its outcome counts once, and a late or doubled one changes nothing.
+
+use super::db::{Connection, Query};
+use super::{Store, StoreError, bounded, json};
+use crate::model::{Attempt, AttemptKey, RunId, Timestamp};
+
+/// How far an attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptState {
+    /// Handed to dispatch; nothing has been done yet.
+    Dispatched,
+    /// A worker has begun.
+    Started,
+}
+
+impl AttemptState {
+    fn as_str(self) -> &'static str {
+        match self {
+            AttemptState::Dispatched => "dispatched",
+            AttemptState::Started => "started",
+        }
+    }
+
+    fn parse(word: &str) -> Option<AttemptState> {
+        [AttemptState::Dispatched, AttemptState::Started].into_iter().find(|state| state.as_str() == word)
+    }
+}
+
+/// An attempt that has not ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InFlight {
+    pub attempt: Attempt,
+    /// Which start of which process it belongs to: an attempt of another boot has lost its worker.
+    pub boot: String,
+    pub state: AttemptState,
+    pub dispatched_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub heartbeat_at: Timestamp,
+}
+
+/// Which attempts a list holds, in the order of their keys.
+#[derive(Clone, Debug, Default)]
+pub struct AttemptFilter {
+    pub run: Option<RunId>,
+    /// Only those of other boots than this one: after a restart, what was left behind.
+    pub not_of_boot: Option<String>,
+    pub after: Option<AttemptKey>,
+    pub limit: u32,
+}
+
+impl Store {
+    /// Notes that a worker of `boot` begins an attempt. False when it has begun or ended already: then the worker must leave it.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn attempt_started(
+        &self,
+        key: &AttemptKey,
+        boot: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let (key, boot) = (key.clone(), boot.to_owned());
+        self.write(move |tx| Box::pin(async move { start(tx, &key, &boot, now).await })).await
+    }
+
+    /// Hands an attempt that never began to this boot: it may be dispatched again. False when it has begun or ended.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn attempt_taken_over(
+        &self,
+        key: &AttemptKey,
+        boot: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let (key, boot) = (key.clone(), boot.to_owned());
+        self.write(move |tx| Box::pin(async move { take_over(tx, &key, &boot, now).await })).await
+    }
+
+    /// Notes that all attempts of a boot are alive.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn heartbeat(&self, boot: &str, now: Timestamp) -> Result<(), StoreError> {
+        let boot = boot.to_owned();
+        self.write(move |tx| {
+            Box::pin(async move {
+                sqlx::query("UPDATE attempts SET heartbeat_at = $1 WHERE boot = $2")
+                    .bind(now.0)
+                    .bind(boot)
+                    .execute(tx)
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Drops the record of an attempt that nobody asks for any more.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn forget_attempt(&self, key: &AttemptKey) -> Result<(), StoreError> {
+        let key = key.clone();
+        self.write(move |tx| Box::pin(async move { remove(tx, &key).await.map(drop) })).await
+    }
+
+    /// Attempts that have not ended.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn in_flight(&self, filter: &AttemptFilter) -> Result<Vec<InFlight>, StoreError> {
+        let mut query = Query::new(
+            "SELECT attempt, boot, state, dispatched_at, started_at, heartbeat_at FROM attempts WHERE 1 = 1",
+        );
+        if let Some(run) = filter.run {
+            query.push(" AND run = ").push_bind(run.0);
+        }
+        if let Some(boot) = &filter.not_of_boot {
+            query.push(" AND boot <> ").push_bind(boot.clone());
+        }
+        if let Some(after) = &filter.after {
+            query.push(" AND (run, step, visit, item, number) > (");
+            let mut key = query.separated(", ");
+            key.push_bind(after.run.0).push_bind(after.step.clone()).push_bind(i64::from(after.visit));
+            key.push_bind(item(after.item)).push_bind(i64::from(after.number));
+            query.push(")");
+        }
+        query.push(" ORDER BY run, step, visit, item, number LIMIT ").push_bind(bounded(filter.limit));
+        let rows: Vec<Row> = query.build_query_as().fetch_all(self.readers()).await?;
+        rows.into_iter().map(read).collect()
+    }
+}
+
+type Row = (String, String, String, i64, Option<i64>, i64);
+
+fn read(
+    (attempt, boot, state, dispatched_at, started_at, heartbeat_at): Row,
+) -> Result<InFlight, StoreError> {
+    Ok(InFlight {
+        attempt: json::read("attempt", &attempt)?,
+        boot,
+        state: AttemptState::parse(&state)
+            .ok_or_else(|| StoreError::corrupt("state of an attempt", &state))?,
+        dispatched_at: Timestamp(dispatched_at),
+        started_at: started_at.map(Timestamp),
+        heartbeat_at: Timestamp(heartbeat_at),
+    })
+}
+
+/// Null equals nothing in a key, so "no item" has a number of its own.
+pub(super) fn item(item: Option<u32>) -> i64 {
+    item.map_or(-1, i64::from)
+}
+
+/// Puts an attempt in flight, in the transaction that advances its run.
+pub(super) async fn add(
+    tx: &mut Connection,
+    attempt: &Attempt,
+    boot: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let key = &attempt.key;
+    sqlx::query(
+        "INSERT INTO attempts (run, step, visit, item, number, attempt, boot, state, dispatched_at, heartbeat_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 'dispatched', $8, $8)
+         ON CONFLICT (run, step, visit, item, number) DO NOTHING",
+    )
+    .bind(key.run.0)
+    .bind(&key.step)
+    .bind(i64::from(key.visit))
+    .bind(item(key.item))
+    .bind(i64::from(key.number))
+    .bind(json::write("attempt", attempt)?)
+    .bind(boot)
+    .bind(now.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+async fn start(
+    tx: &mut Connection,
+    key: &AttemptKey,
+    boot: &str,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let started = sqlx::query(
+        "UPDATE attempts SET state = 'started', boot = $6, started_at = $7, heartbeat_at = $7
+         WHERE run = $1 AND step = $2 AND visit = $3 AND item = $4 AND number = $5 AND state = 'dispatched'",
+    )
+    .bind(key.run.0)
+    .bind(&key.step)
+    .bind(i64::from(key.visit))
+    .bind(item(key.item))
+    .bind(i64::from(key.number))
+    .bind(boot)
+    .bind(now.0)
+    .execute(tx)
+    .await?;
+    Ok(started.rows_affected() == 1)
+}
+
+async fn take_over(
+    tx: &mut Connection,
+    key: &AttemptKey,
+    boot: &str,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let taken = sqlx::query(
+        "UPDATE attempts SET boot = $6, dispatched_at = $7, heartbeat_at = $7
+         WHERE run = $1 AND step = $2 AND visit = $3 AND item = $4 AND number = $5 AND state = 'dispatched'",
+    )
+    .bind(key.run.0)
+    .bind(&key.step)
+    .bind(i64::from(key.visit))
+    .bind(item(key.item))
+    .bind(i64::from(key.number))
+    .bind(boot)
+    .bind(now.0)
+    .execute(tx)
+    .await?;
+    Ok(taken.rows_affected() == 1)
+}
+
+/// Takes an attempt out of flight; false when it was not there.
+pub(super) async fn remove(tx: &mut Connection, key: &AttemptKey) -> Result<bool, StoreError> {
+    let removed = sqlx::query(
+        "DELETE FROM attempts WHERE run = $1 AND step = $2 AND visit = $3 AND item = $4 AND number = $5",
+    )
+    .bind(key.run.0)
+    .bind(&key.step)
+    .bind(i64::from(key.visit))
+    .bind(item(key.item))
+    .bind(i64::from(key.number))
+    .execute(tx)
+    .await?;
+    Ok(removed.rows_affected() == 1)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::store::testing::{NOW, attempt, fresh, reopen, stored_run};
+    use crate::store::{Advance, AttemptFilter};
+
+    #[tokio::test]
+    async fn an_attempt_is_dispatched_started_and_ended_once() {
+        let (_folder, store) = fresh().await;
+        let mut advance = Advance::of(stored_run(&store).await, NOW);
+        let one = attempt(advance.run.id, None, 1);
+        advance.attempts = vec![one.clone(), one.clone(), attempt(advance.run.id, Some(0), 1)];
+        advance.boot = "boot1".to_owned();
+        let saved = store.save_run(advance).await.unwrap();
+        assert_eq!(store.count("SELECT count(*) FROM attempts").await, 2);
+
+        assert!(store.attempt_started(&one.key, "boot1", NOW).await.unwrap());
+        assert!(!store.attempt_started(&one.key, "boot1", NOW).await.unwrap());
+        assert!(!store.attempt_taken_over(&one.key, "boot2", NOW).await.unwrap());
+        let mut advance = Advance::of(saved.run, NOW);
+        advance.ended_attempts = vec![one.key.clone()];
+        store.save_run(advance).await.unwrap();
+        assert!(!store.attempt_started(&one.key, "boot1", NOW).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn after_a_restart_what_an_earlier_boot_left_is_found() {
+        let (folder, store) = fresh().await;
+        let mut advance = Advance::of(stored_run(&store).await, NOW);
+        let run = advance.run.id;
+        let keys: Vec<_> = [None, Some(0), Some(1)].map(|item| attempt(run, item, 1)).into();
+        advance.attempts.clone_from(&keys);
+        advance.boot = "boot1".to_owned();
+        store.save_run(advance).await.unwrap();
+        store.attempt_started(&keys[1].key, "boot1", NOW).await.unwrap();
+        store.heartbeat("boot1", Timestamp(NOW.0 + 5)).await.unwrap();
+        store.close().await;
+
+        let store = reopen(&folder).await;
+        assert!(store.attempt_taken_over(&keys[0].key, "boot2", NOW).await.unwrap());
+        let mut filter =
+            AttemptFilter { run: Some(run), not_of_boot: Some("boot2".to_owned()), after: None, limit: 1 };
+        let left = store.in_flight(&filter).await.unwrap().remove(0);
+        assert_eq!((&left.attempt, left.state), (&keys[1], AttemptState::Started));
+        assert_eq!((left.started_at, left.heartbeat_at), (Some(NOW), Timestamp(NOW.0 + 5)));
+        filter.after = Some(left.attempt.key);
+        let left = store.in_flight(&filter).await.unwrap();
+        assert_eq!((&left[0].attempt, left[0].state), (&keys[2], AttemptState::Dispatched));
+    }
+}

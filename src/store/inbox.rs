@@ -1,0 +1,91 @@
+//! Inputs that runs have not taken yet. An input is stored before it counts as given, and goes in the transaction that advances the run.
+
+use super::db::Connection;
+use super::{Store, StoreError, json};
+use crate::model::{RunId, Timestamp, Value};
+
+/// An input that waits for its run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InboxRow {
+    pub id: i64,
+    pub input: Value,
+    pub at: Timestamp,
+}
+
+impl Store {
+    /// Gives a run an input. `None` when the run has ended or is not there: then nothing was stored.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn add_input(
+        &self,
+        run: RunId,
+        input: &Value,
+        now: Timestamp,
+    ) -> Result<Option<i64>, StoreError> {
+        let input = json::write("input", input)?;
+        self.write_large(input.len(), move |tx| Box::pin(async move { add(tx, run, &input, now).await }))
+            .await
+    }
+
+    /// What waits for a run, in the order in which it came.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn inbox(&self, run: RunId) -> Result<Vec<InboxRow>, StoreError> {
+        let rows: Vec<(i64, String, i64)> =
+            sqlx::query_as("SELECT id, input, at FROM inbox WHERE run = $1 ORDER BY id")
+                .bind(run.0)
+                .fetch_all(self.readers())
+                .await?;
+        rows.into_iter()
+            .map(|(id, input, at)| {
+                Ok(InboxRow { id, input: json::read("input of a run", &input)?, at: Timestamp(at) })
+            })
+            .collect()
+    }
+
+    /// The runs that have an input waiting.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn runs_with_inbox(&self) -> Result<Vec<RunId>, StoreError> {
+        let runs: Vec<i64> = sqlx::query_scalar("SELECT DISTINCT run FROM inbox ORDER BY run")
+            .fetch_all(self.readers())
+            .await?;
+        Ok(runs.into_iter().map(RunId).collect())
+    }
+
+    /// Drops inputs that change nothing. Those that advance a run go with `Advance::consumed`.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn drop_inputs(&self, ids: Vec<i64>) -> Result<(), StoreError> {
+        self.write(move |tx| Box::pin(async move { consume(tx, &ids).await })).await
+    }
+}
+
+/// Stores an input inside somebody's transaction, if the run is still open.
+pub(super) async fn add(
+    tx: &mut Connection,
+    run: RunId,
+    input: &str,
+    now: Timestamp,
+) -> Result<Option<i64>, StoreError> {
+    let id = sqlx::query_scalar(
+        "INSERT INTO inbox (run, input, at) SELECT id, $2, $3 FROM runs WHERE id = $1 AND open = 1 RETURNING id",
+    )
+    .bind(run.0)
+    .bind(input)
+    .bind(now.0)
+    .fetch_optional(tx)
+    .await?;
+    Ok(id)
+}
+
+pub(super) async fn consume(tx: &mut Connection, ids: &[i64]) -> Result<(), StoreError> {
+    for id in ids {
+        sqlx::query("DELETE FROM inbox WHERE id = $1").bind(id).execute(&mut *tx).await?;
+    }
+    Ok(())
+}

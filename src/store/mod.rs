@@ -1,0 +1,59 @@
+//! The only place that knows SQL. One file per table family; each holds the records, the statements and the promises of its tables.
+//!
+//! Promises: what a function answered is on disk; a write that names a version fails with `Conflict` when someone else was first; of a
+//! write that failed nothing has happened; a full disk is `Full` and loses nothing. Times come in as arguments: the store has no clock.
+//!
+//! What is stored in which state is decided by others: the store does not know what a run does next.
+
+mod approvals;
+mod attempts;
+mod audit;
+mod db;
+mod deployments;
+mod error;
+mod events;
+mod inbox;
+mod json;
+mod kv;
+mod locks;
+mod logs;
+mod matches;
+mod meta;
+mod migrations;
+mod overrides;
+mod revisions;
+mod runs;
+mod secrets;
+mod tokens;
+mod waits;
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod testing;
+
+pub use approvals::{ApprovalFilter, StoredApproval};
+pub use attempts::{AttemptFilter, AttemptState, InFlight};
+pub use audit::{AuditFilter, AuditRow, NewAudit};
+pub use db::Store;
+pub use deployments::{DeploymentFilter, NewDeployment, StoredDeployment};
+pub use error::StoreError;
+pub use events::{AddedEvent, DEDUP_LIVES, EventFilter};
+pub use inbox::InboxRow;
+pub use kv::{KvEntry, KvSet};
+pub use locks::LockWait;
+pub use logs::{LogChunk, LogFilter, StoredChunk};
+pub use matches::{MatchFilter, NewMatch, Routed, Routing, StoredMatch};
+pub use overrides::RuleOverride;
+pub use revisions::{RevisionFile, RevisionInfo};
+pub use runs::{Advance, Family, HistoryRow, NewHistory, NewRun, RunFilter, Saved};
+pub use secrets::SealedSecret;
+pub use tokens::{NewToken, Token};
+pub use waits::Wait;
+
+/// The longest list that one call gives; the rest comes by the cursor.
+pub const LONGEST_LIST: u32 = 500;
+
+/// A limit that a caller asked for, within bounds.
+fn bounded(limit: u32) -> i64 {
+    i64::from(limit.clamp(1, LONGEST_LIST))
+}
