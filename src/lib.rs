@@ -15,3 +15,7 @@ pub mod rehearsal; // the tests of definitions, on simulated time
 pub mod clock; // what time it is
 pub mod store; // the only place that knows SQL
 pub mod secrets; // kept in the store, under a key that is not
+// doing
+pub mod process; // how programs are started, so that nothing outlives its server
+pub mod git; // commits, by the git program
+pub mod ssh; // other hosts, by the ssh program

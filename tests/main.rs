@@ -3,3 +3,5 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod architecture;
+mod git_and_ssh;
+mod process;
