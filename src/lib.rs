@@ -19,3 +19,4 @@ pub mod secrets; // kept in the store, under a key that is not
 pub mod process; // how programs are started, so that nothing outlives its server
 pub mod git; // commits, by the git program
 pub mod ssh; // other hosts, by the ssh program
+pub mod delivery; // packages, repositories, hosts, rollouts

@@ -3,5 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod architecture;
+mod delivery;
+mod delivery_hosts;
 mod git_and_ssh;
 mod process;

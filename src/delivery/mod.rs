@@ -1,0 +1,11 @@
+//! What native actions and the command line use to ship software: builds, packages, repositories, hosts, rollouts.
+//!
+//! A plain library: every function takes what it needs, answers when it is done, and knows neither the engine nor a store.
+//! It promises to refuse before it changes anything, and to leave the old state or the new one when it is killed half-way.
+//! When something is shipped, and to whom, is decided elsewhere.
+
+pub mod apt;
+pub mod ci;
+pub mod deb;
+pub mod hosts;
+pub mod rollout;
