@@ -7,3 +7,4 @@ mod delivery;
 mod delivery_hosts;
 mod git_and_ssh;
 mod process;
+mod worker;

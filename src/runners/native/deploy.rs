@@ -1,0 +1,312 @@
+//! Pack `deploy`: `delivery::rollout` on the hosts of an app's environment.
+//!
+//! | action | parameters | does, and gives |
+//! | --- | --- | --- |
+//! | `deploy.roll` | `app`, `version`, `environment` | installs the version on all hosts, a batch at a time; `{deployment, changes, hosts}` |
+//! | `deploy.restore` | `deployment` | gives each host of a deployment what it held before; the same |
+//! | `deploy.check` | `app`, `environment` | runs the environment's health check on its hosts; `{healthy, hosts}` |
+//!
+//! Where an app goes stands in its file (`target.rs` reads it). A roll begins by opening the record of its deployment, whose number it reports; what a host
+//! held before is in that record before the host is touched. Killed at any moment and begun again, it finds the same record and goes on.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::{BoxFuture, join_all};
+use tokio_util::sync::CancellationToken;
+
+use super::super::{Done, Failure, Job, Line, object, say, text_parameter};
+use super::core::unexpected;
+use super::target::Target;
+use crate::delivery::hosts::{self, Host, HostError};
+use crate::delivery::rollout::{self, HostResult, Observer, Plan, Previous};
+use crate::model::desk::{Reply, Request};
+use crate::model::log::Stream;
+use crate::model::release::{Deployment, DeploymentStatus};
+use crate::model::{ErrorKind, Span, Value};
+
+/// How long the installation on one host may take.
+const HOST_TIMEOUT: Span = Span::minutes(15);
+/// How much of what a health check printed is shown.
+const SHOWN_BYTES: usize = 2000;
+
+pub(super) async fn roll(job: Job) -> Result<Done, Failure> {
+    let app = text_parameter(&job.parameters, "app")?.to_owned();
+    let environment = text_parameter(&job.parameters, "environment")?.to_owned();
+    let version = text_parameter(&job.parameters, "version")?.to_owned();
+    let target = Target::read(&job.apps, &app, &environment)?;
+    let begin = Request::BeginDeployment { app, environment, version: version.clone() };
+    let (deployment, known) = deployment(job.line.ask(begin).await)?;
+    job.line.progress(object([("deployment", Value::from(deployment.id))])).await?;
+
+    let plan = Plan {
+        // Names this roll and no other, also where a server was set up anew and counts from 1 again.
+        key: format!("deployment {} of {}", deployment.id, deployment.started_at),
+        package: target.package,
+        version: version.clone(),
+        hosts: target.hosts,
+        batch: target.batch,
+        allow_downgrade: false,
+        health: target.check,
+        timeout: HOST_TIMEOUT,
+        known: records_from(&known),
+    };
+    let record = Record::new(&job, deployment.id, Some(version));
+    let rolled = rollout::roll(&plan, &record, &job.cancel).await;
+    record.keep(&rolled.previous);
+    let status = if rolled.ok { DeploymentStatus::Done } else { DeploymentStatus::Failed };
+    let stored = record.store(status).await;
+    let output = record.output();
+    if let Some(error) = rolled.error {
+        let untouched = match rolled.untouched.as_slice() {
+            [] => String::new(),
+            hosts => format!("; not touched: {}", hosts.join(", ")),
+        };
+        return Err(told_or(&job.cancel, format!("{error}{untouched}")).showing(output));
+    }
+    stored.map_err(|failure| failure.showing(output.clone()))?;
+    Ok(Done::with(output))
+}
+
+pub(super) async fn restore(job: Job) -> Result<Done, Failure> {
+    let id = job
+        .parameters
+        .get("deployment")
+        .and_then(Value::as_i64)
+        .ok_or_else(|| Failure::new("the parameter `deployment` must be a deployment's number"))?;
+    let (deployment, known) = deployment(job.line.ask(Request::Deployment { id }).await)?;
+    let target = Target::read(&job.apps, &deployment.app, &deployment.environment)?;
+    let previous = records_from(&known);
+    let record = Record::new(&job, id, None);
+    record.keep(&previous);
+    let restored = rollout::restore(&previous, &target.hosts, HOST_TIMEOUT, &record, &job.cancel).await;
+    if let Some(error) = restored.error {
+        return Err(told_or(&job.cancel, error).showing(record.output()));
+    }
+    // The record keeps what the roll wrote: what each host had before it.
+    stored(
+        job.line
+            .ask(Request::UpdateDeployment { id, status: DeploymentStatus::Restored, hosts: known })
+            .await,
+    )?;
+    Ok(Done::with(record.output()))
+}
+
+pub(super) async fn check(job: Job) -> Result<Done, Failure> {
+    let app = text_parameter(&job.parameters, "app")?;
+    let environment = text_parameter(&job.parameters, "environment")?;
+    let target = Target::read(&job.apps, app, environment)?;
+    let Some(check) = target.check else {
+        job.note(&format!("{environment} of {app} has no `check`, so its hosts count as healthy"));
+        return Ok(Done::with(object([("healthy", Value::from(true)), ("hosts", Value::Array(Vec::new()))])));
+    };
+    let (job, check) = (&job, &check);
+    let checks = target.hosts.iter().map(|host| async move {
+        let mut on_line = |stream: Stream, line: &[u8]| say_of(&*job.line, &host.name, stream, line);
+        (host, hosts::health(host, check, &mut on_line, &job.cancel).await)
+    });
+    let results = join_all(checks).await;
+    if job.cancel.is_cancelled() {
+        return Err(Failure::cancelled());
+    }
+    let healthy = results.iter().all(|(_, result)| result.is_ok());
+    let hosts: Value = results.iter().map(|(host, result)| health_of(host, result)).collect();
+    Ok(Done::with(object([("healthy", Value::from(healthy)), ("hosts", hosts)])))
+}
+
+fn health_of(host: &Host, result: &Result<crate::process::Finished, HostError>) -> Value {
+    let (output, error) = match result {
+        Ok(finished) => (finished.stdout.tail(SHOWN_BYTES), Value::Null),
+        Err(error) => {
+            let output =
+                error.finished().map(|finished| finished.stdout.tail(SHOWN_BYTES)).unwrap_or_default();
+            (output, Value::from(error.to_string()))
+        }
+    };
+    object([
+        ("name", Value::from(host.name.as_str())),
+        ("ok", Value::from(result.is_ok())),
+        ("output", Value::from(output.trim_end())),
+        ("error", error),
+    ])
+}
+
+fn told_or(cancel: &CancellationToken, error: String) -> Failure {
+    match cancel.is_cancelled() {
+        true => Failure::of_kind(ErrorKind::Cancelled, format!("cancelled: {error}")),
+        false => Failure::new(error),
+    }
+}
+
+fn deployment(reply: Reply) -> Result<(Deployment, Value), Failure> {
+    match reply {
+        Reply::Deployment { deployment, hosts } => Ok((deployment, hosts)),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn stored(reply: Reply) -> Result<(), Failure> {
+    match reply {
+        Reply::Done | Reply::Deployment { .. } => Ok(()),
+        other => Err(unexpected(other)),
+    }
+}
+
+/// What a deployment's record says that each host had before.
+fn records_from(hosts: &Value) -> Vec<Previous> {
+    let text = |host: &Value, name: &str| host.get(name).and_then(Value::as_str).map(str::to_owned);
+    let one = |host: &Value| {
+        Some(Previous {
+            host: text(host, "name")?,
+            package: text(host, "package")?,
+            version: text(host, "from"),
+        })
+    };
+    hosts.as_array().map(|hosts| hosts.iter().filter_map(one).collect()).unwrap_or_default()
+}
+
+/// The record of a deployment while its hosts change: kept at the server, and shown as outputs so far.
+struct Record {
+    line: Arc<dyn Line>,
+    deployment: i64,
+    /// What each host is to hold, in a roll.
+    to: Option<String>,
+    hosts: Mutex<Vec<HostRecord>>,
+    /// Hosts of which not even that is known which version they hold: shown, but never in the record, from which a way back is read.
+    unreached: Mutex<Vec<HostResult>>,
+}
+
+/// What is known of one host.
+#[derive(Clone)]
+struct HostRecord {
+    previous: Previous,
+    result: Option<HostResult>,
+}
+
+impl Record {
+    fn new(job: &Job, deployment: i64, to: Option<String>) -> Record {
+        Record {
+            line: job.line.clone(),
+            deployment,
+            to,
+            hosts: Mutex::default(),
+            unreached: Mutex::default(),
+        }
+    }
+
+    /// Takes in what hosts had before; what was known stays.
+    fn keep(&self, previous: &[Previous]) {
+        let mut hosts = self.hosts();
+        for previous in previous {
+            if !hosts.iter().any(|known| known.previous.host == previous.host) {
+                hosts.push(HostRecord { previous: previous.clone(), result: None });
+            }
+        }
+    }
+
+    fn hosts(&self) -> std::sync::MutexGuard<'_, Vec<HostRecord>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hosts_as_value(&self) -> Value {
+        self.hosts().iter().map(|host| host.as_value(self.to.as_deref())).collect()
+    }
+
+    async fn store(&self, status: DeploymentStatus) -> Result<(), Failure> {
+        let hosts = self.hosts_as_value();
+        stored(self.line.ask(Request::UpdateDeployment { id: self.deployment, status, hosts }).await)
+    }
+
+    fn output(&self) -> Value {
+        let mut shown = self.hosts().clone();
+        let unreached = self.unreached.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.extend(unreached.iter().map(HostRecord::unreached));
+        let to = self.to.as_deref();
+        object([
+            ("deployment", Value::from(self.deployment)),
+            ("changes", shown.iter().map(|host| Value::from(host.as_line(to))).collect()),
+            ("hosts", shown.iter().map(|host| host.as_value(to)).collect()),
+        ])
+    }
+}
+
+impl HostRecord {
+    fn unreached(result: &HostResult) -> HostRecord {
+        let previous = Previous { host: result.host.clone(), package: String::new(), version: None };
+        HostRecord { previous, result: Some(result.clone()) }
+    }
+
+    fn from(&self) -> Option<&str> {
+        match &self.result {
+            Some(result) => result.from.as_deref(),
+            None => self.previous.version.as_deref(),
+        }
+    }
+
+    fn to<'a>(&'a self, to: Option<&'a str>) -> Option<&'a str> {
+        match &self.result {
+            Some(result) => result.to.as_deref(),
+            None => to,
+        }
+    }
+
+    fn as_value(&self, to: Option<&str>) -> Value {
+        let optional = |text: Option<&str>| text.map_or(Value::Null, Value::from);
+        let result = self.result.as_ref();
+        object([
+            ("name", Value::from(self.previous.host.as_str())),
+            ("package", Value::from(self.previous.package.as_str())),
+            ("from", optional(self.from())),
+            ("to", optional(self.to(to))),
+            ("ok", result.map_or(Value::Null, |result| Value::from(result.ok))),
+            ("error", optional(result.and_then(|result| result.error.as_deref()))),
+        ])
+    }
+
+    fn as_line(&self, to: Option<&str>) -> String {
+        let or_nothing = |version: Option<&str>| version.unwrap_or("nothing").to_owned();
+        let (from, to) = (or_nothing(self.from()), or_nothing(self.to(to)));
+        let name = &self.previous.host;
+        match &self.result {
+            Some(result) if !result.ok => {
+                format!(
+                    "{name}: {from} to {to} failed: {}",
+                    result.error.as_deref().unwrap_or("no reason was given")
+                )
+            }
+            _ if from == to => format!("{name}: {to} as before"),
+            _ => format!("{name}: {from} to {to}"),
+        }
+    }
+}
+
+impl Observer for Record {
+    fn line(&self, host: &str, stream: Stream, line: &[u8]) {
+        say_of(&*self.line, host, stream, line);
+    }
+
+    fn previous<'a>(&'a self, previous: &'a [Previous]) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            self.keep(previous);
+            self.store(DeploymentStatus::Rolling).await.map_err(|failure| failure.error.message)?;
+            self.line.progress(self.output()).await.map_err(|failure| failure.error.message)
+        })
+    }
+
+    fn done(&self, result: &HostResult) {
+        let note = |text: &str| self.line.output(Stream::Note, format!("{text}\n").as_bytes());
+        let mut hosts = self.hosts();
+        let Some(host) = hosts.iter_mut().find(|host| host.previous.host == result.host) else {
+            note(&format!("{}: {}", result.host, result.error.as_deref().unwrap_or("done")));
+            self.unreached.lock().unwrap_or_else(PoisonError::into_inner).push(result.clone());
+            return;
+        };
+        host.result = Some(result.clone());
+        note(&format!("{} ({:.1} s)", host.as_line(self.to.as_deref()), result.seconds));
+    }
+}
+
+/// A host's line in the log, with its name before it.
+fn say_of(line: &dyn Line, host: &str, stream: Stream, bytes: &[u8]) {
+    let named = [host.as_bytes(), b": ", bytes].concat();
+    say(line, stream, &named);
+}

@@ -1,0 +1,10 @@
+//! What a worker promises, with real programs and a real HTTP server.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod bench;
+mod core;
+mod http;
+mod orders;
+mod pipeline;
+mod script;
+mod shell;
