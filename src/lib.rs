@@ -23,3 +23,4 @@ pub mod delivery; // packages, repositories, hosts, rollouts
 pub mod dispatch; // how an attempt reaches a worker
 pub mod worker; // does attempts
 pub mod runners; // how actions are done
+pub mod engine; // stores what was decided, then does it

@@ -1,0 +1,85 @@
+//! Answers what workers ask: keys and values, records of deployments.
+
+use serde_json::json;
+
+use crate::model::desk::{Reply, Request};
+use crate::model::release::{Deployment, DeploymentStatus};
+use crate::model::{Actor, AttemptKey};
+use crate::store::{DeploymentFilter, KvSet, NewAudit, NewDeployment, StoreError};
+
+use super::Engine;
+
+impl Engine {
+    pub(super) async fn answer_worker(&self, key: &AttemptKey, request: Request) -> Reply {
+        match self.answer_request(key, request).await {
+            Ok(reply) => reply,
+            Err(error) => Reply::Refused { why: error.to_string() },
+        }
+    }
+
+    /// A later deployment of the same app to the same environment that is at work or done.
+    async fn newer_deployment(&self, than: &Deployment) -> Result<Option<Deployment>, StoreError> {
+        let filter = DeploymentFilter {
+            app: Some(than.app.clone()),
+            environment: Some(than.environment.clone()),
+            limit: 100,
+            ..DeploymentFilter::default()
+        };
+        let later = self.store.deployments(&filter).await?.into_iter().map(|stored| stored.deployment);
+        let stands = |other: &Deployment| {
+            other.id > than.id && matches!(other.status, DeploymentStatus::Rolling | DeploymentStatus::Done)
+        };
+        Ok(later.into_iter().find(stands))
+    }
+
+    async fn answer_request(&self, key: &AttemptKey, request: Request) -> Result<Reply, StoreError> {
+        let now = self.clock.now();
+        match request {
+            Request::KvGet { key } => {
+                let entry = self.store.kv(&key, now).await?;
+                let version = entry.as_ref().map_or(0, |entry| entry.version);
+                Ok(Reply::Kv { value: entry.map(|entry| entry.value), version })
+            }
+            Request::KvSet { key: name, value, ttl, if_version } => {
+                let set = KvSet {
+                    key: name.clone(),
+                    value: value.clone(),
+                    expires_at: ttl.map(|ttl| now.plus(ttl)),
+                    if_version,
+                };
+                let audit = NewAudit {
+                    at: now,
+                    actor: Actor::Run { id: key.run },
+                    act: "kv.set".to_owned(),
+                    subject: format!("key {name}"),
+                    details: json!({"step": key.step}),
+                    from: None,
+                };
+                let version = self.store.kv_set(set, Some(audit), now).await?;
+                Ok(Reply::Kv { value: Some(value), version })
+            }
+            Request::BeginDeployment { app, environment, version } => {
+                let unique = format!("{}/{}/{}", key.run, key.step, key.visit);
+                let new = NewDeployment { key: unique, app, environment, version, run: Some(key.run) };
+                let stored = self.store.begin_deployment(new, now).await?;
+                Ok(Reply::Deployment { deployment: stored.deployment, hosts: stored.hosts })
+            }
+            Request::UpdateDeployment { id, status, hosts } => {
+                self.store.update_deployment(id, status, &hosts, now).await?;
+                Ok(Reply::Done)
+            }
+            Request::Deployment { id } => match self.store.deployment(id).await? {
+                Some(stored) => match self.newer_deployment(&stored.deployment).await? {
+                    Some(newer) => Ok(Reply::Refused {
+                        why: format!(
+                            "deployment {} of {} {} stands on {} since; taking {id} back would undo it",
+                            newer.id, newer.app, newer.version, newer.environment
+                        ),
+                    }),
+                    None => Ok(Reply::Deployment { deployment: stored.deployment, hosts: stored.hosts }),
+                },
+                None => Ok(Reply::Refused { why: format!("there is no deployment {id}") }),
+            },
+        }
+    }
+}

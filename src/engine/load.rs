@@ -1,0 +1,111 @@
+//! Definitions come into force, and runs keep those with which they began.
+
+use std::sync::Arc;
+
+use crate::definitions::{Definitions, Files, Mistake};
+use crate::model::Timestamp;
+use crate::store::{RevisionFile, Store, StoreError};
+
+use super::{Change, Engine, Refused, lock};
+
+/// What was loaded last.
+#[derive(Debug)]
+pub struct Loaded {
+    pub definitions: Arc<Definitions>,
+    /// The texts that are in force: of a file with a mistake the last good one, when there was one.
+    pub files: Arc<Files>,
+    /// Of the texts as they are in the folder.
+    pub mistakes: Arc<Vec<Mistake>>,
+}
+
+impl Loaded {
+    /// Reads `files` and stores them as a revision. Where a file has a mistake, its text in `good`, the last ones in force, stays.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn from_files(
+        files: &Files,
+        good: Option<&Files>,
+        store: &Store,
+        now: Timestamp,
+    ) -> Result<Loaded, StoreError> {
+        let (mut definitions, mistakes) = Definitions::read(files);
+        let mut in_force = files.clone();
+        if let Some(good) = good {
+            let mut found = mistakes.clone();
+            while put_back(&mut in_force, good, &found) {
+                (definitions, found) = Definitions::read(&in_force);
+            }
+        }
+        let kept = in_force.texts.iter();
+        let kept = kept.map(|(path, bytes)| RevisionFile { path: path.clone(), bytes: bytes.to_vec() });
+        store.put_revision(&definitions.revision, kept.collect(), now).await?;
+        Ok(Loaded {
+            definitions: Arc::new(definitions),
+            files: Arc::new(in_force),
+            mistakes: Arc::new(mistakes),
+        })
+    }
+}
+
+/// The texts that were in force last, as the store has them.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn last_in_force(store: &Store) -> Result<Option<Files>, StoreError> {
+    let Some(newest) = store.newest_revision().await? else { return Ok(None) };
+    let kept = store.revision(&newest.hash).await?;
+    Ok(kept.map(|kept| Files {
+        texts: kept.into_iter().map(|file| (file.path, Arc::from(file.bytes))).collect(),
+        ..Files::default()
+    }))
+}
+
+/// Puts the last good text in place of each file with a mistake. False when there was nothing to put back.
+fn put_back(files: &mut Files, good: &Files, mistakes: &[Mistake]) -> bool {
+    let mut changed = false;
+    for mistake in mistakes {
+        let path = &*mistake.place.file;
+        let Some(text) = good.texts.get(path) else { continue };
+        if files.texts.get(path) != Some(text) {
+            files.unread.remove(path);
+            files.texts.insert(path.to_owned(), Arc::clone(text));
+            changed = true;
+        }
+    }
+    changed
+}
+
+impl Engine {
+    /// Puts definitions in force for what starts from now on.
+    pub fn put_in_force(&self, loaded: Loaded) {
+        self.loaded.store(Arc::new(loaded));
+        self.changed(Change::Definitions);
+    }
+
+    /// The definitions of a revision that some run keeps.
+    ///
+    /// # Errors
+    /// The store has no such revision, or cannot be read.
+    pub(super) async fn revision(&self, hash: &str) -> Result<Arc<Definitions>, Refused> {
+        let current = self.definitions();
+        if current.revision == hash {
+            return Ok(current);
+        }
+        if let Some(known) = lock(&self.pinned).get(hash) {
+            return Ok(Arc::clone(known));
+        }
+        let Some(kept) = self.store.revision(hash).await? else {
+            return Err(Refused::NotFound(format!(
+                "the definitions of revision {hash} are no longer stored"
+            )));
+        };
+        let mut files = Files::default();
+        for file in kept {
+            files.texts.insert(file.path, Arc::from(file.bytes));
+        }
+        let definitions = Arc::new(Definitions::read(&files).0);
+        lock(&self.pinned).insert(hash.to_owned(), Arc::clone(&definitions));
+        Ok(definitions)
+    }
+}

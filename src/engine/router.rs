@@ -1,0 +1,212 @@
+//! Takes new events in order, finds the rules that they meet, and writes matches, runs and the mark "routed" in one transaction.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use futures::stream;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use crate::conductor::{self, Input, Start};
+use crate::definitions::Definitions;
+use crate::matching::decide::{Verdict, Wanted};
+use crate::matching::{Decision, decide};
+use crate::model::event::{Match, MatchResult};
+use crate::model::{Actor, Event, RunId};
+use crate::store::{NewAudit, NewMatch, NewRun, Routed, Routing, StoreError};
+
+use super::driver::Move;
+use super::posted::Posted;
+use super::{Change, Engine, Refused, lock};
+
+/// How many events are read at once.
+const BATCH: u32 = 100;
+/// And how much text of payloads; one event may be more.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+/// For how many events rules are tried at once.
+const DECIDING: usize = 4;
+/// How many stored events are looked through at once for a wait.
+const SCAN_AT_ONCE: u32 = 20;
+/// Nothing that was missed waits longer.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// How long to wait before trying again when the store fails.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Engine {
+    /// Routes until it is stopped.
+    pub(super) async fn route_events(self: &Arc<Self>, stop: &CancellationToken) {
+        loop {
+            match self.route_batch().await {
+                Ok(true) => continue,
+                Ok(false) => (),
+                Err(error) => {
+                    tracing::error!(%error, "events can't be routed; they wait in the store");
+                    tokio::select! {
+                        () = tokio::time::sleep(AGAIN) => continue,
+                        () = stop.cancelled() => return,
+                    }
+                }
+            }
+            tokio::select! {
+                () = self.routable.notified() => (),
+                () = tokio::time::sleep(LOOK_AGAIN) => (),
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn route_batch(self: &Arc<Self>) -> Result<bool, StoreError> {
+        let events = self.store.unrouted(BATCH, BATCH_BYTES).await?;
+        let some = !events.is_empty();
+        let listening = self.listening(&events).await?;
+        let definitions = self.definitions();
+        let disabled = Arc::new(lock(&self.disabled).clone());
+        // In the events' order, but not on the threads that serve everybody: a rule may take its time.
+        let decided = stream::iter(events).map(|event| {
+            let (definitions, disabled) = (Arc::clone(&definitions), Arc::clone(&disabled));
+            let judged = event.clone();
+            let decisions =
+                spawn_blocking(move || decide(&definitions, &judged, &|rule| disabled.contains_key(rule)));
+            async move { (event, decisions.await.unwrap_or_default()) }
+        });
+        let decided: Vec<(Event, Vec<Decision>)> = decided.buffered(DECIDING).collect().await;
+        let no_one = Vec::new();
+        let routings = decided.into_iter().map(|(event, decisions)| {
+            let told = listening.get(&event.trigger).unwrap_or(&no_one);
+            self.route_event(&definitions, event, decisions, told)
+        });
+        // Side by side, so that they share a commit; they reach the writer in the events' order.
+        for routed in join_all(routings).await {
+            routed?;
+        }
+        Ok(some)
+    }
+
+    /// The runs that listen to the events' triggers.
+    async fn listening(&self, events: &[Event]) -> Result<BTreeMap<String, Vec<RunId>>, StoreError> {
+        let mut listening = BTreeMap::new();
+        for event in events {
+            if !listening.contains_key(&event.trigger) {
+                let waits = self.store.waiting_for(&event.trigger).await?;
+                let mut runs: Vec<RunId> = waits.into_iter().map(|wait| wait.run).collect();
+                runs.sort_unstable();
+                runs.dedup();
+                listening.insert(event.trigger.clone(), runs);
+            }
+        }
+        Ok(listening)
+    }
+
+    async fn route_event(
+        self: &Arc<Self>,
+        definitions: &Definitions,
+        event: Event,
+        decisions: Vec<Decision>,
+        told: &[RunId],
+    ) -> Result<(), StoreError> {
+        let matches: Vec<NewMatch> =
+            decisions.into_iter().filter_map(|decision| self.found(definitions, &event, decision)).collect();
+        let routed = match self.store.route(self.routing(&event, matches.clone(), told)).await {
+            Err(error) if error.is_final() => {
+                // What these rules want can never be stored: that is their error, and no other event waits for it.
+                let errored = matches.into_iter().map(|found| errored(found, &error)).collect();
+                self.store.route(self.routing(&event, errored, &[])).await?
+            }
+            other => other?,
+        };
+        if let Routed::Now { runs } = routed {
+            self.changed(Change::Event(event.id));
+            for run in runs.into_iter().chain(told.iter().copied()) {
+                self.nudge(run);
+            }
+        }
+        Ok(())
+    }
+
+    fn routing(&self, event: &Event, matches: Vec<NewMatch>, told: &[RunId]) -> Routing {
+        let now = self.clock.now();
+        let audit = matches.iter().filter(|found| found.run.is_some()).map(|found| {
+            let actor = Actor::Rule { name: found.found.rule.clone(), event: event.id, on_behalf_of: None };
+            let subject = format!("event {}", event.id);
+            let details = serde_json::json!({"rule": found.found.rule});
+            NewAudit { at: now, actor, act: "rule.matched".to_owned(), subject, details, from: None }
+        });
+        let audit = audit.collect();
+        let posted = Posted::Event { id: event.id }.stored();
+        let inputs = told.iter().map(|run| (*run, posted.clone())).collect();
+        Routing { event: event.id, matches, inputs, audit, now }
+    }
+
+    fn found(&self, definitions: &Definitions, event: &Event, decision: Decision) -> Option<NewMatch> {
+        let Decision { rule, result } = decision;
+        let found = |result, why, place| Match {
+            rule: rule.name.clone(),
+            revision: definitions.revision.clone(),
+            result,
+            run: None,
+            why,
+            place,
+        };
+        match result {
+            Verdict::NotMatched => None,
+            Verdict::Errored { why, place } => {
+                tracing::warn!(rule = %rule.name, event = %event.id, %place, %why, "a rule failed on an event");
+                let found = found(MatchResult::Errored, Some(why), Some(place.to_string()));
+                Some(NewMatch { index: 0, found, run: None })
+            }
+            Verdict::Matched(Wanted { run, input, on_behalf_of }) => {
+                let workflow = definitions.workflow_of(&run)?;
+                let start = Start {
+                    revision: definitions.revision.clone(),
+                    input,
+                    started_by: Actor::Rule { name: rule.name.clone(), event: event.id, on_behalf_of },
+                    event: Some(event.id),
+                    rule: Some(rule.name.clone()),
+                    parent: None,
+                    depth: 0,
+                };
+                let run = conductor::new_run(&workflow, start, self.clock.now());
+                let run = NewRun::with_input(run, Posted::Started.stored());
+                Some(NewMatch { index: 0, found: found(MatchResult::Matched, None, None), run: Some(run) })
+            }
+        }
+    }
+
+    /// Gives a run the stored events that its steps listen to: those that came before the wait was written. Again and again while the store
+    /// fails: a callback that was missed here would be missed for ever.
+    pub(super) async fn scan_for(self: &Arc<Self>, run: RunId) {
+        while let Err(error) = self.scan(run).await {
+            tracing::error!(%run, %error, "stored events could not be looked through for a waiting run");
+            if !matches!(&error, Refused::Store(error) if !error.is_final()) {
+                return;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn scan(self: &Arc<Self>, run: RunId) -> Result<(), Refused> {
+        let waits = self.store.waits_of(run).await?;
+        let Some(since) = waits.iter().map(|wait| wait.since).min() else { return Ok(()) };
+        let triggers: Vec<String> = waits.into_iter().map(|wait| wait.trigger).collect();
+        let mut after = None;
+        loop {
+            let events = self.store.events_since(&triggers, since, after, SCAN_AT_ONCE).await?;
+            let Some(last) = events.last().map(|event| event.id) else { return Ok(()) };
+            let inputs = events.into_iter().map(|event| Input::EventCame { event }).collect();
+            self.drive(run, Move { inputs, ..Move::default() }).await?;
+            after = Some(last);
+        }
+    }
+}
+
+/// A match whose run can't be stored.
+fn errored(mut found: NewMatch, error: &StoreError) -> NewMatch {
+    if found.run.take().is_some() {
+        found.found.result = MatchResult::Errored;
+        found.found.why = Some(format!("what it runs can't be stored: {error}"));
+    }
+    found
+}
