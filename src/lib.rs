@@ -24,3 +24,8 @@ pub mod dispatch; // how an attempt reaches a worker
 pub mod worker; // does attempts
 pub mod runners; // how actions are done
 pub mod engine; // stores what was decided, then does it
+// who talks to it
+pub mod site; // the folder of definitions
+pub mod sources; // what produces events
+pub mod auth; // who may do what
+pub mod api; // JSON over HTTP

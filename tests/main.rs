@@ -7,4 +7,5 @@ mod delivery;
 mod delivery_hosts;
 mod git_and_ssh;
 mod process;
+mod shipped;
 mod worker;

@@ -1,0 +1,94 @@
+//! Rules as they are in force, and the switch that people have on each.
+
+use std::collections::HashMap;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Api;
+use super::problem::{Answer, Problem};
+use super::request::{Body, Fields, Name, Params, Who};
+use super::types::Page;
+use crate::definitions::Rule;
+use crate::engine::Caller;
+use crate::model::Value;
+use crate::store::RuleOverride;
+
+pub(super) async fn list(State(api): State<Api>, params: Params) -> Answer<Page<Value>> {
+    // All rules fit one page: they are in memory, and few enough to be loaded at every start.
+    params.check(&["limit"])?;
+    let switched = switched(&api).await?;
+    let definitions = api.engine.definitions();
+    let items = definitions.rules.values().map(|rule| shape(rule, switched.get(&rule.name))).collect();
+    Ok(Json(Page::whole(items)))
+}
+
+pub(super) async fn show(State(api): State<Api>, Name(name): Name) -> Answer<Value> {
+    one(&api, &name).await
+}
+
+async fn one(api: &Api, name: &str) -> Answer<Value> {
+    let definitions = api.engine.definitions();
+    let rule = definitions.rules.get(name).ok_or_else(|| Problem::missing(format!("rule `{name}`")))?;
+    let switched = switched(api).await?;
+    Ok(Json(shape(rule, switched.get(name))))
+}
+
+async fn switched(api: &Api) -> Result<HashMap<String, RuleOverride>, Problem> {
+    let overrides = api.engine.store().rule_overrides().await?;
+    Ok(overrides.into_iter().map(|over| (over.rule.clone(), over)).collect())
+}
+
+fn shape(rule: &Rule, switched: Option<&RuleOverride>) -> Value {
+    let off = switched.is_some_and(|over| over.disabled);
+    let mut shape = json!({
+        "name": rule.name,
+        "pack": rule.pack,
+        "description": rule.description,
+        "triggers": rule.triggers,
+        "when": rule.when.as_ref().map(|script| script.source()),
+        "run": rule.run,
+        "owner": rule.owner,
+        "enabled": rule.enabled && !off,
+        "place": rule.place.to_string(),
+    });
+    if let Some(over) = switched.filter(|over| over.disabled) {
+        shape["switched"] = json!({"disabled": over.disabled, "by": over.by, "why": over.why, "at": over.at});
+    }
+    shape
+}
+
+#[derive(Deserialize)]
+pub(super) struct Switch {
+    #[serde(default)]
+    why: Option<String>,
+}
+
+impl Fields for Switch {
+    const NAMES: &'static [&'static str] = &["why"];
+}
+
+pub(super) async fn enable(
+    State(api): State<Api>,
+    Who(caller): Who,
+    Name(name): Name,
+    Body(switch): Body<Switch>,
+) -> Answer<Value> {
+    turn(&api, &name, true, switch, &caller).await
+}
+
+pub(super) async fn disable(
+    State(api): State<Api>,
+    Who(caller): Who,
+    Name(name): Name,
+    Body(switch): Body<Switch>,
+) -> Answer<Value> {
+    turn(&api, &name, false, switch, &caller).await
+}
+
+async fn turn(api: &Api, name: &str, enabled: bool, switch: Switch, caller: &Caller) -> Answer<Value> {
+    api.engine.set_rule_enabled(name, enabled, switch.why, caller).await?;
+    one(api, name).await
+}

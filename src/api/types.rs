@@ -1,0 +1,577 @@
+//! What travels. A change here is a change of the API: fields are added, never renamed or reused.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::approval::{ApprovalStatus, Vote};
+use crate::model::event::Match;
+use crate::model::log::Stream;
+use crate::model::run::Undone;
+use crate::model::step::StepState;
+use crate::model::{self, ApprovalId, EventId, RunError, RunId, RunStatus, StepStatus, Timestamp, Value};
+
+/// A page of a list. `next` is the cursor of the page after; null at the end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    pub next: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// A page of at most `limit` items; a full one has a next one, after its last.
+    pub fn of(items: Vec<T>, limit: u32, cursor: impl Fn(&T) -> String) -> Page<T> {
+        let full = items.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+        let next = if full { items.last().map(cursor) } else { None };
+        Page { items, next }
+    }
+
+    /// A list that is whole.
+    pub fn whole(items: Vec<T>) -> Page<T> {
+        Page { items, next: None }
+    }
+}
+
+/// A run, as people and programs see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    pub id: RunId,
+    pub workflow: String,
+    pub revision: String,
+    pub status: RunStatus,
+    pub started_by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<EventId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<RunId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_of: Option<RunId>,
+    pub input: Value,
+    pub output: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<RunError>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone: Option<Undone>,
+    pub undos: Vec<Undo>,
+    pub waits: Vec<Wait>,
+    pub created_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub steps: Vec<Step>,
+}
+
+/// What a rollback would do, in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RollbackPlan {
+    pub run: RunId,
+    /// `{step, run, with}`, or `{step, rollback_of}` where a child run is rolled back.
+    pub undos: Vec<Value>,
+}
+
+/// The step that a child run works for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    pub run: RunId,
+    pub step: String,
+}
+
+/// The undo of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Undo {
+    pub step: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<u32>,
+    pub status: StepStatus,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<RunError>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// What a run waits for, since when and until when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// None: the run as a whole.
+    pub step: Option<String>,
+    #[serde(rename = "for")]
+    pub what: String,
+    /// The approval, where one is waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalId>,
+    /// The run that is waited for: its child, or the one that has the lock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    pub since: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+}
+
+/// A step of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    pub id: String,
+    pub status: StepStatus,
+    pub attempts: u32,
+    pub output: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<RunError>,
+    /// A remark for people: why an undo had nothing to do, which condition erred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The run that worked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    /// The run that did it, where a rerun kept it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_from: Option<RunId>,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+}
+
+impl Run {
+    /// A run with the approvals that it waits on.
+    pub fn of(run: &model::Run, approvals: &[model::Approval]) -> Run {
+        Run {
+            id: run.id,
+            workflow: run.workflow.clone(),
+            revision: run.revision.clone(),
+            status: run.status,
+            started_by: run.started_by.to_string(),
+            event: run.event,
+            rule: run.rule.clone(),
+            parent: run.parent.as_ref().map(|parent| Parent { run: parent.run, step: parent.step.clone() }),
+            rerun_of: run.rerun_of,
+            rollback_of: run.rollback_of,
+            input: run.input.clone(),
+            output: run.output.clone(),
+            error: run.error.clone(),
+            undone: run.undone,
+            undos: run.undos.iter().map(|(step, undo)| Undo::of(step, undo)).collect(),
+            waits: waits(run, approvals),
+            created_at: run.created_at,
+            started_at: run.started_at,
+            finished_at: run.finished_at,
+            steps: steps(run),
+        }
+    }
+}
+
+/// The steps of a run; those of a rollback are the undos.
+fn steps(run: &model::Run) -> Vec<Step> {
+    match run.rollback_of {
+        None => run.steps.iter().map(|(id, step)| Step::of(id, step)).collect(),
+        Some(_) => {
+            let name = |id: &str| format!("{id}{}", model::run::UNDO_SUFFIX);
+            run.undos.iter().map(|(id, step)| Step::of(&name(id), step)).collect()
+        }
+    }
+}
+
+impl Step {
+    pub fn of(id: &str, step: &model::Step) -> Step {
+        Step {
+            id: id.to_owned(),
+            status: step.status(),
+            attempts: step.attempts,
+            output: step.output.clone(),
+            error: step.error.clone(),
+            note: step.note.clone(),
+            run: step.child,
+            kept_from: step.kept_from,
+            started_at: step.started_at,
+            finished_at: step.finished_at,
+        }
+    }
+}
+
+impl Undo {
+    fn of(step: &str, undo: &model::Step) -> Undo {
+        Undo {
+            step: step.to_owned(),
+            item: None,
+            status: undo.status(),
+            error: undo.error.clone(),
+            note: undo.note.clone(),
+        }
+    }
+}
+
+/// Everything that a run waits for.
+pub fn waits(run: &model::Run, approvals: &[model::Approval]) -> Vec<Wait> {
+    if run.status.is_final() {
+        return Vec::new();
+    }
+    let mut waits = Vec::new();
+    let whole = |what: &str| Wait {
+        step: None,
+        what: what.to_owned(),
+        approval: None,
+        run: None,
+        since: Some(run.created_at),
+        until: None,
+    };
+    match run.status {
+        RunStatus::Queued => waits.push(whole("its turn")),
+        RunStatus::Paused => waits.push(whole("someone to resume it")),
+        _ => {}
+    }
+    let steps = run.steps.iter().map(|(id, step)| (id.clone(), step));
+    let undos = run.undos.iter().map(|(id, step)| (format!("{id}{}", model::run::UNDO_SUFFIX), step));
+    waits.extend(steps.chain(undos).filter_map(|(id, step)| wait(&id, step, approvals)));
+    waits
+}
+
+/// What a step waits for, if it does.
+pub fn wait(id: &str, step: &model::Step, approvals: &[model::Approval]) -> Option<Wait> {
+    let mut wait = Wait {
+        step: Some(id.to_owned()),
+        what: String::new(),
+        approval: None,
+        run: None,
+        since: step.started_at,
+        until: None,
+    };
+    match &step.state {
+        StepState::Retrying { number, at } => {
+            wait.what = format!("attempt {number}");
+            wait.until = Some(*at);
+        }
+        StepState::Child { run } => {
+            wait.what = run.map_or_else(|| "its child run".to_owned(), |run| format!("run {run}"));
+            wait.run = *run;
+        }
+        StepState::Approving { expires_at } => {
+            let asked = |approval: &&model::Approval| {
+                approval.question.step == id && approval.status == ApprovalStatus::Waiting
+            };
+            let approval = approvals.iter().find(asked);
+            wait.what = approval.map_or_else(
+                || "approval".to_owned(),
+                |approval| format!("approval {}: {}", approval.id, approval.question.ask),
+            );
+            wait.approval = approval.map(|approval| approval.id);
+            wait.until = Some(*expires_at);
+        }
+        StepState::Repeating { number, at } => {
+            wait.what = format!("its `until` to be true: attempt {number}");
+            wait.until = Some(*at);
+        }
+        StepState::WaitingFor { expires_at, poll, .. } => {
+            let what = if poll.is_some() { "an event, or its poll" } else { "an event" };
+            wait.what = what.to_owned();
+            wait.until = Some(*expires_at);
+        }
+        StepState::Watching { until, .. } => {
+            wait.what = "nothing bad to happen".to_owned();
+            wait.until = Some(*until);
+        }
+        StepState::Sleeping { until } => {
+            wait.what = "time to pass".to_owned();
+            wait.until = Some(*until);
+        }
+        StepState::Locking { lock, since, .. } => {
+            wait.what = format!("the lock `{lock}`");
+            wait.since = Some(*since);
+        }
+        StepState::Pending | StepState::Attempting { .. } | StepState::Ended(_) => return None,
+    }
+    Some(wait)
+}
+
+/// An event. `matches` and `runs` stand in the answer for one event only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    pub id: EventId,
+    pub trigger: String,
+    pub source: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Value>,
+    pub received_at: Timestamp,
+    pub routed_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<EventId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matches: Option<Vec<Match>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<Vec<RunId>>,
+    /// What one rule makes of it, when that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
+}
+
+/// What a rule makes of an event: `matched`, `not matched`, `errored`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Why {
+    pub rule: String,
+    pub result: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+}
+
+impl Event {
+    pub fn of(event: &model::Event) -> Event {
+        Event {
+            id: event.id,
+            trigger: event.trigger.clone(),
+            source: event.source.clone(),
+            payload: Some(event.payload.as_ref().clone()),
+            received_at: event.received_at,
+            routed_at: event.routed_at,
+            replay_of: event.replay_of,
+            matches: None,
+            runs: None,
+            why: None,
+        }
+    }
+
+    /// With what came of it.
+    #[must_use]
+    pub fn with_matches(mut self, matches: Vec<Match>) -> Event {
+        let mut runs: Vec<RunId> = matches.iter().filter_map(|found| found.run).collect();
+        runs.dedup();
+        self.runs = Some(runs);
+        self.matches = Some(matches);
+        self
+    }
+}
+
+/// A question to people, with what they said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Approval {
+    pub id: ApprovalId,
+    pub run: RunId,
+    pub step: String,
+    pub ask: String,
+    pub of: Vec<String>,
+    pub count: u32,
+    pub distinct_from: Vec<String>,
+    pub show: Value,
+    pub fields: Value,
+    pub warnings: Vec<String>,
+    pub undos: Vec<Value>,
+    pub votes: Vec<Vote>,
+    pub status: ApprovalStatus,
+    pub asked_at: Timestamp,
+    pub expires_at: Timestamp,
+}
+
+impl From<model::Approval> for Approval {
+    fn from(approval: model::Approval) -> Approval {
+        let question = approval.question;
+        Approval {
+            id: approval.id,
+            run: approval.run,
+            step: question.step,
+            ask: question.ask,
+            of: question.of,
+            count: question.count,
+            distinct_from: question.distinct_from,
+            show: question.show,
+            fields: question.fields,
+            warnings: question.warnings,
+            undos: question.undos,
+            votes: approval.votes,
+            status: approval.status,
+            asked_at: approval.asked_at,
+            expires_at: question.expires_at,
+        }
+    }
+}
+
+/// A line that an attempt printed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    pub at: Timestamp,
+    pub step: String,
+    pub visit: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<u32>,
+    /// Which attempt of the step.
+    pub number: u32,
+    pub stream: Stream,
+    pub text: String,
+}
+
+/// A step that changed, told to those who follow a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepChange {
+    #[serde(flatten)]
+    pub step: Step,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<Wait>,
+}
+
+/// Something that happened in a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    pub at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    pub what: String,
+    pub details: Value,
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::model::approval::Question;
+    use crate::model::run::Phase;
+    use crate::model::{Actor, ErrorKind};
+    use indexmap::IndexMap;
+    use serde_json::json;
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    fn run() -> model::Run {
+        let mut build = model::Step::pending();
+        build.state = StepState::Ended(StepStatus::Succeeded);
+        build.attempts = 1;
+        build.output = json!({"deb": "shop.deb"});
+        build.started_at = Some(NOW);
+        build.finished_at = Some(Timestamp(NOW.0 + 500));
+        let mut promote = model::Step::pending();
+        promote.state = StepState::Approving { expires_at: Timestamp(NOW.0 + 9000) };
+        promote.started_at = Some(Timestamp(NOW.0 + 600));
+        model::Run {
+            id: RunId(12),
+            version: 3,
+            workflow: "site.ship".to_owned(),
+            revision: "abc".to_owned(),
+            status: RunStatus::Waiting,
+            phase: Phase::Steps,
+            started_by: Actor::user("alice"),
+            event: Some(EventId(7)),
+            rule: None,
+            parent: None,
+            depth: 0,
+            rerun_of: None,
+            rollback_of: None,
+            input: json!({"app": "shop"}),
+            output: Value::Null,
+            error: Some(RunError::new(ErrorKind::Failed, "no").of_step("build")),
+            verdict: None,
+            cancelled_by: None,
+            cancels: 0,
+            paused: false,
+            undone: None,
+            created_at: NOW,
+            started_at: Some(NOW),
+            finished_at: None,
+            deadline: None,
+            steps: IndexMap::from([("build".to_owned(), build), ("promote".to_owned(), promote)]),
+            undos: IndexMap::new(),
+            taken: vec![],
+            begun: 2,
+        }
+    }
+
+    fn approval() -> model::Approval {
+        model::Approval {
+            id: ApprovalId(3),
+            run: RunId(12),
+            question: Question {
+                step: "promote".to_owned(),
+                ask: "to production?".to_owned(),
+                of: vec!["release-managers".to_owned()],
+                count: 1,
+                distinct_from: vec!["alice".to_owned()],
+                show: Value::Null,
+                fields: Value::Null,
+                warnings: vec![],
+                undos: vec![],
+                expires_at: Timestamp(NOW.0 + 9000),
+            },
+            votes: vec![],
+            status: ApprovalStatus::Waiting,
+            asked_at: NOW,
+        }
+    }
+
+    #[test]
+    fn a_run_travels_in_its_documented_shape() {
+        let shown = serde_json::to_value(Run::of(&run(), &[approval()])).unwrap();
+        assert_eq!(
+            shown,
+            json!({
+                "id": 12,
+                "workflow": "site.ship",
+                "revision": "abc",
+                "status": "waiting",
+                "started_by": "alice",
+                "event": 7,
+                "input": {"app": "shop"},
+                "output": null,
+                "error": {"kind": "failed", "message": "no", "step": "build"},
+                "undos": [],
+                "waits": [{
+                    "step": "promote",
+                    "for": "approval 3: to production?",
+                    "approval": 3,
+                    "since": "2023-11-14T22:13:20.600Z",
+                    "until": "2023-11-14T22:13:29.000Z",
+                }],
+                "created_at": "2023-11-14T22:13:20.000Z",
+                "started_at": "2023-11-14T22:13:20.000Z",
+                "finished_at": null,
+                "steps": [
+                    {
+                        "id": "build", "status": "succeeded", "attempts": 1, "output": {"deb": "shop.deb"},
+                        "started_at": "2023-11-14T22:13:20.000Z", "finished_at": "2023-11-14T22:13:20.500Z",
+                    },
+                    {
+                        "id": "promote", "status": "waiting", "attempts": 0, "output": null,
+                        "started_at": "2023-11-14T22:13:20.600Z", "finished_at": null,
+                    },
+                ],
+            })
+        );
+        let back: Run = serde_json::from_value(shown).unwrap();
+        assert_eq!(back.id, RunId(12));
+    }
+
+    #[test]
+    fn an_approval_travels_in_its_documented_shape() {
+        let shown = serde_json::to_value(Approval::from(approval())).unwrap();
+        let names: Vec<&str> = shown.as_object().unwrap().keys().map(String::as_str).collect();
+        for name in [
+            "id",
+            "run",
+            "step",
+            "ask",
+            "of",
+            "count",
+            "distinct_from",
+            "fields",
+            "votes",
+            "status",
+            "asked_at",
+            "expires_at",
+        ] {
+            assert!(names.contains(&name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_has_ended_waits_for_nothing() {
+        let mut ended = run();
+        ended.status = RunStatus::Cancelled;
+        assert_eq!(waits(&ended, &[]), []);
+        ended.status = RunStatus::Paused;
+        assert_eq!(waits(&ended, &[]).len(), 2);
+    }
+
+    #[test]
+    fn only_a_full_page_has_a_next_one() {
+        let cursor = |number: &u32| number.to_string();
+        assert_eq!(Page::of(vec![9, 8], 2, cursor).next.as_deref(), Some("8"));
+        assert_eq!(Page::of(vec![9], 2, cursor).next, None);
+    }
+}

@@ -1,0 +1,102 @@
+//! What the repository ships: packs, and the reference pipeline.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+use siskin::definitions::{Definitions, Files};
+use siskin::expr::Scope;
+use siskin::runners::native;
+
+fn read_folder(folder: &Path, files: &mut Files) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => read_folder(&path, files),
+            false => drop(files.texts.insert(path.display().to_string(), fs::read(&path).unwrap().into())),
+        }
+    }
+}
+
+fn shipped() -> Definitions {
+    let mut files = Files::default();
+    for folder in ["packs", "rules", "workflows", "apps"] {
+        read_folder(Path::new(folder), &mut files);
+    }
+    let (definitions, mistakes) = Definitions::read(&files);
+    assert!(mistakes.is_empty(), "{mistakes:#?}");
+    definitions
+}
+
+#[test]
+fn all_that_is_shipped_is_without_a_mistake_and_says_what_it_is_for() {
+    let definitions = shipped();
+    for (name, action) in &definitions.actions {
+        assert!(!action.description.is_empty(), "{name} has no description");
+        assert!(action.returns.is_some(), "{name} does not say what it returns");
+    }
+    assert!(definitions.workflows.contains_key("site.ship"));
+}
+
+#[test]
+fn native_actions_and_their_files_are_the_same() {
+    let definitions = shipped();
+    let in_files: BTreeSet<&str> = definitions
+        .actions
+        .values()
+        .filter(|action| action.work.runner == "native")
+        .map(|action| action.name.as_str())
+        .collect();
+    let in_binary: BTreeSet<&str> = native::ALL.iter().map(|entry| entry.name).collect();
+    assert_eq!(in_files, in_binary);
+}
+
+#[test]
+fn the_pipeline_s_own_actions_can_be_repeated_after_a_crash() {
+    let definitions = shipped();
+    for pack in ["ci", "package", "apt", "deploy", "chat"] {
+        for action in definitions.actions.values().filter(|action| action.pack == pack) {
+            assert!(action.idempotent, "{}", action.name);
+        }
+    }
+}
+
+#[test]
+fn pushes_of_branches_of_our_apps_start_the_pipeline_and_nothing_else_does() {
+    let definitions = shipped();
+    let rule = &definitions.rules["site.ci_on_push"];
+    let when = rule.when.as_ref().unwrap();
+    let push = |git_ref: &str, deleted: bool, repository: &str| {
+        let scope = Scope::new()
+            .with("event", json!({"ref": git_ref, "deleted": deleted, "repository": {"name": repository}}))
+            .with("apps", json!({"shop": {}}));
+        definitions.expr.condition(when, &scope).unwrap()
+    };
+    assert!(push("refs/heads/main", false, "shop"));
+    assert!(push("refs/heads/feature/a/b", false, "shop"));
+    assert!(push("refs/heads/$(reboot)\n", false, "shop"));
+    assert!(!push("refs/heads/main", true, "shop"), "a deleted branch");
+    assert!(!push("refs/tags/heads", false, "shop"), "a tag");
+    assert!(!push("refs/heads/main", false, "unknown"), "a repository that is no app");
+    let short = Scope::new()
+        .with("event", json!({"ref": "refs/heads/main", "repository": {"name": "shop"}}))
+        .with("apps", json!({"shop": {}}));
+    assert!(definitions.expr.condition(when, &short).unwrap(), "without `deleted`");
+}
+
+#[test]
+fn the_tests_of_a_new_site_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    siskin::site::init(folder.path()).unwrap();
+    let (definitions, mistakes) = Definitions::read(&siskin::site::read(folder.path()).unwrap());
+    assert!(mistakes.is_empty(), "{mistakes:#?}");
+    let reports: Vec<_> =
+        definitions.tests.iter().flat_map(|test| siskin::rehearsal::rehearse(&definitions, test)).collect();
+    let failed: Vec<_> = reports.iter().filter(|report| !report.passed()).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    for name in ["site.ci_on_push", "site.ship"] {
+        assert!(reports.iter().any(|report| report.of == name), "{name} has no test");
+    }
+}
