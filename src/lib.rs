@@ -29,3 +29,5 @@ pub mod site; // the folder of definitions
 pub mod sources; // what produces events
 pub mod auth; // who may do what
 pub mod api; // JSON over HTTP
+pub mod server; // builds the parts, stops them in reverse order
+pub mod cli; // one file per subcommand

@@ -2,10 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod api;
 mod architecture;
+mod check;
 mod delivery;
 mod delivery_hosts;
+mod demo;
 mod git_and_ssh;
+mod kill;
 mod process;
+mod rehearsal;
 mod shipped;
+mod support;
 mod worker;

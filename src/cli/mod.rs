@@ -1,0 +1,288 @@
+//! The command line: one file per subcommand. It talks to a server as any other client does; only `serve`, `init`, `check`, `test`,
+//! `package` and `apt` need none.
+//!
+//! Promises: exit status 0 done, 1 failed, 2 bad use; every list has `--json`; colours follow NO_COLOR; nothing that came from outside
+//! reaches the terminal with control characters in it; a secret never stands in arguments.
+
+mod again;
+mod approvals;
+pub mod apt;
+mod audit;
+mod check;
+mod client;
+mod completions;
+mod demo;
+mod events;
+mod follow;
+mod init;
+mod inputs;
+mod kv;
+mod lists;
+mod log;
+pub mod package;
+mod rules;
+mod run;
+mod runs;
+mod screen;
+mod secret;
+mod serve;
+mod test;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use client::{Client, ServerArgs};
+pub use screen::{Screen, Style};
+pub use serve::ServeArgs;
+
+/// `siskin`, with what it was asked.
+#[derive(Debug, Parser)]
+#[command(
+    name = "siskin",
+    version,
+    about = "Siskin turns events into workflow runs",
+    max_term_width = 100,
+    after_help = "A first look:\n  siskin demo                                      the whole job, on this machine\n  siskin init site && siskin serve --site site     a server with a working site\n  siskin run core.echo value=hello                 do one action and see its output\n  siskin runs                                      what ran, newest first\n\nSISKIN_URL and SISKIN_TOKEN name a server elsewhere; on the same machine it is found by its data directory."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server: API, webhooks, engine and worker in one process
+    Serve(ServeArgs),
+    /// Show the whole main job on this machine: push, build, package, canary, approval, production
+    Demo(demo::DemoArgs),
+    /// Write a new repository of definitions that works at once
+    Init(init::InitArgs),
+    /// Show every mistake in the definitions
+    Check(check::CheckArgs),
+    /// Play the tests of the definitions, on simulated time
+    Test(test::TestArgs),
+    /// Start an action or a workflow, and follow it
+    Run(run::RunArgs),
+    /// List runs, or show one
+    Runs(runs::RunsArgs),
+    /// Show what a run printed
+    Log(log::LogArgs),
+    /// End a run: processes end, `finally` still runs; a second cancel ends that too
+    Cancel(runs::VerbArgs),
+    /// Let nothing new start in a run
+    Pause(runs::VerbArgs),
+    /// Let a paused run go on
+    Resume(runs::VerbArgs),
+    /// Run an ended run again: whole, or from a step on
+    Rerun(again::RerunArgs),
+    /// Take back what an ended run did: shows the plan first
+    Rollback(again::RollbackArgs),
+    /// List events or show one; send or replay
+    Events(events::EventsArgs),
+    /// List rules or show one; enable or disable
+    Rules(rules::RulesArgs),
+    /// List what waits for people
+    Approvals(approvals::ListArgs),
+    /// Say yes to an approval
+    Approve(approvals::AnswerArgs),
+    /// Say no to an approval
+    Reject(approvals::AnswerArgs),
+    /// List actions, or show one
+    Actions(lists::ListArgs),
+    /// List workflows, or show one
+    Workflows(lists::ListArgs),
+    /// List triggers, or show one
+    Triggers(lists::ListArgs),
+    /// List sources with their health, or show one
+    Sources(lists::ListArgs),
+    /// List packs
+    Packs(lists::ListArgs),
+    /// List applications, or show one with what is where
+    Apps(lists::ListArgs),
+    /// List deployments, newest first
+    Deployments(lists::DeploymentsArgs),
+    /// Set, list and delete secrets; they can't be read back
+    Secret(secret::SecretArgs),
+    /// Get, set, list and delete keys
+    Kv(kv::KvArgs),
+    /// Create, list and revoke tokens
+    Token(token::TokenArgs),
+    /// List users with their roles
+    User(lists::UserArgs),
+    /// List who did what
+    Audit(audit::AuditArgs),
+    /// Make packages and look into them; needs no server
+    #[command(subcommand)]
+    Package(package::Package),
+    /// Keep a signed APT repository in a directory; needs no server
+    #[command(subcommand)]
+    Apt(apt::Apt),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// It was asked wrongly: exit status 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// Reads the arguments. Help, version and wrong use end the process here, as clap does.
+pub fn parse() -> Cli {
+    Cli::parse()
+}
+
+/// Does what was asked.
+///
+/// # Errors
+/// What to say on stderr; a [`Usage`] inside means exit status 2.
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let mut screen = Screen::of_stdout();
+    let screen = &mut screen;
+    match cli.command {
+        Command::Serve(args) => args.run().await,
+        Command::Demo(args) => args.run().await,
+        Command::Init(args) => args.run(screen),
+        Command::Check(args) => args.run(screen),
+        Command::Test(args) => args.run(screen).await,
+        Command::Run(args) => args.run(screen).await,
+        Command::Runs(args) => args.run(screen).await,
+        Command::Log(args) => args.run(screen).await,
+        Command::Cancel(args) => args.run(runs::Verb::Cancel, screen).await,
+        Command::Pause(args) => args.run(runs::Verb::Pause, screen).await,
+        Command::Resume(args) => args.run(runs::Verb::Resume, screen).await,
+        Command::Rerun(args) => args.run(screen).await,
+        Command::Rollback(args) => args.run(screen).await,
+        Command::Events(args) => args.run(screen).await,
+        Command::Rules(args) => args.run(screen).await,
+        Command::Approvals(args) => args.run(screen).await,
+        Command::Approve(args) => args.run(true, screen).await,
+        Command::Reject(args) => args.run(false, screen).await,
+        Command::Actions(args) => args.run(&lists::ACTIONS, screen).await,
+        Command::Workflows(args) => args.run(&lists::WORKFLOWS, screen).await,
+        Command::Triggers(args) => args.run(&lists::TRIGGERS, screen).await,
+        Command::Sources(args) => args.run(&lists::SOURCES, screen).await,
+        Command::Packs(args) => args.run(&lists::PACKS, screen).await,
+        Command::Apps(args) => args.run(&lists::APPS, screen).await,
+        Command::Deployments(args) => args.run(screen).await,
+        Command::Secret(args) => args.run(screen).await,
+        Command::Kv(args) => args.run(screen).await,
+        Command::Token(args) => args.run(screen).await,
+        Command::User(args) => args.run(screen).await,
+        Command::Audit(args) => args.run(screen).await,
+        Command::Package(verb) => verb.run(),
+        Command::Apt(verb) => verb.run(),
+        Command::Completions(args) => args.run(),
+    }
+}
+
+/// The exit status for an error, after it was said on stderr. A reader that closed our stdout (`| head`) had enough: no error.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    let closed = |cause: &(dyn std::error::Error + 'static)| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(closed) {
+        return ExitCode::SUCCESS;
+    }
+    Screen::complain(&told(error));
+    if error.chain().any(|cause| cause.is::<Usage>()) { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+/// The error with its causes; what an error says of its cause itself is not said again.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_reference_page_knows_every_command() {
+        let page = include_str!("../../docs/reference/cli.md");
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let name = command.get_name();
+            assert!(page.contains(&format!("`siskin {name}")), "docs/reference/cli.md lacks `siskin {name}`");
+        }
+    }
+
+    #[test]
+    fn usual_command_lines_are_understood() {
+        for line in [
+            "serve --site s --data d --listen 127.0.0.1:0",
+            "init",
+            "init somewhere",
+            "check --site s --json",
+            "test --site s ship --json",
+            "test --from-run 12",
+            "run core.echo value=hello count:=3 --detach --json",
+            "runs",
+            "runs 12 --json",
+            "runs --status failed --limit 5",
+            "log -f 12",
+            "log 12",
+            "cancel 12",
+            "rerun 12 --from production --latest bake=30m",
+            "rollback 12 --dry-run",
+            "events",
+            "events 3",
+            "events send github.push push.json",
+            "events send github.push -",
+            "events replay 3",
+            "rules",
+            "rules site.ci_on_push",
+            "rules disable site.ci_on_push -m noisy",
+            "approvals --json",
+            "approve 3 -m fine risk=low",
+            "reject 3 -m no",
+            "secret set github_webhook --from-file f",
+            "secret list",
+            "secret delete github_webhook",
+            "kv get a/b",
+            "kv set a/b 1 --ttl 5m",
+            "token create --user alice --role release-managers",
+            "token revoke 3",
+            "audit --limit 3",
+            "actions core.echo",
+            "completions bash",
+        ] {
+            let arguments = std::iter::once("siskin").chain(line.split(' '));
+            Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn wrong_use_is_exit_status_2() {
+        for line in [
+            "test --from-run 12 ship",
+            "run",
+            "frobnicate",
+            "cancel",
+            "cancel twelve",
+            "secret set name value",
+            "events send t",
+        ] {
+            let arguments = std::iter::once("siskin").chain(line.split(' '));
+            let error = Cli::try_parse_from(arguments).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! `siskin check`, and what `serve` does with definitions that have mistakes.
+
+mod mistakes;
+mod serve;
