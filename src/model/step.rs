@@ -67,7 +67,6 @@ pub enum StepState {
     /// Attempt `number` was handed to dispatch.
     Attempting {
         number: u32,
-        deadline: Option<Timestamp>,
     },
     /// Attempt `number` starts at `at`.
     Retrying {

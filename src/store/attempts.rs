@@ -2,7 +2,7 @@
 //!
 //! Promises: an attempt is dispatched once and started once; its outcome counts once, and a late or doubled one changes nothing.
 
-use super::db::{Connection, Query};
+use super::db::{Connection, Query, Statement};
 use super::{Store, StoreError, bounded, json};
 use crate::model::{Attempt, AttemptKey, RunId, Timestamp};
 
@@ -77,25 +77,6 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let (key, boot) = (key.clone(), boot.to_owned());
         self.write(move |tx| Box::pin(async move { take_over(tx, &key, &boot, now).await })).await
-    }
-
-    /// Notes that all attempts of a boot are alive.
-    ///
-    /// # Errors
-    /// The database cannot be written.
-    pub async fn heartbeat(&self, boot: &str, now: Timestamp) -> Result<(), StoreError> {
-        let boot = boot.to_owned();
-        self.write(move |tx| {
-            Box::pin(async move {
-                sqlx::query("UPDATE attempts SET heartbeat_at = $1 WHERE boot = $2")
-                    .bind(now.0)
-                    .bind(boot)
-                    .execute(tx)
-                    .await?;
-                Ok(())
-            })
-        })
-        .await
     }
 
     /// Drops the record of an attempt that nobody asks for any more.
@@ -181,21 +162,27 @@ pub(super) async fn add(
     Ok(())
 }
 
+/// A statement whose first five parameters are the key's columns.
+fn of_key<'q>(sql: &'static str, key: &'q AttemptKey) -> Statement<'q> {
+    sqlx::query(sql)
+        .bind(key.run.0)
+        .bind(&key.step)
+        .bind(i64::from(key.visit))
+        .bind(item(key.item))
+        .bind(i64::from(key.number))
+}
+
 async fn start(
     tx: &mut Connection,
     key: &AttemptKey,
     boot: &str,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let started = sqlx::query(
+    let started = of_key(
         "UPDATE attempts SET state = 'started', boot = $6, started_at = $7, heartbeat_at = $7
          WHERE run = $1 AND step = $2 AND visit = $3 AND item = $4 AND number = $5 AND state = 'dispatched'",
+        key,
     )
-    .bind(key.run.0)
-    .bind(&key.step)
-    .bind(i64::from(key.visit))
-    .bind(item(key.item))
-    .bind(i64::from(key.number))
     .bind(boot)
     .bind(now.0)
     .execute(tx)
@@ -209,15 +196,11 @@ async fn take_over(
     boot: &str,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let taken = sqlx::query(
+    let taken = of_key(
         "UPDATE attempts SET boot = $6, dispatched_at = $7, heartbeat_at = $7
          WHERE run = $1 AND step = $2 AND visit = $3 AND item = $4 AND number = $5 AND state = 'dispatched'",
+        key,
     )
-    .bind(key.run.0)
-    .bind(&key.step)
-    .bind(i64::from(key.visit))
-    .bind(item(key.item))
-    .bind(i64::from(key.number))
     .bind(boot)
     .bind(now.0)
     .execute(tx)
@@ -227,14 +210,10 @@ async fn take_over(
 
 /// Takes an attempt out of flight; false when it was not there.
 pub(super) async fn remove(tx: &mut Connection, key: &AttemptKey) -> Result<bool, StoreError> {
-    let removed = sqlx::query(
+    let removed = of_key(
         "DELETE FROM attempts WHERE run = $1 AND step = $2 AND visit = $3 AND item = $4 AND number = $5",
+        key,
     )
-    .bind(key.run.0)
-    .bind(&key.step)
-    .bind(i64::from(key.visit))
-    .bind(item(key.item))
-    .bind(i64::from(key.number))
     .execute(tx)
     .await?;
     Ok(removed.rows_affected() == 1)
@@ -276,7 +255,6 @@ mod tests {
         advance.boot = "boot1".to_owned();
         store.save_run(advance).await.unwrap();
         store.attempt_started(&keys[1].key, "boot1", NOW).await.unwrap();
-        store.heartbeat("boot1", Timestamp(NOW.0 + 5)).await.unwrap();
         store.close().await;
 
         let store = reopen(&folder).await;
@@ -285,7 +263,7 @@ mod tests {
             AttemptFilter { run: Some(run), not_of_boot: Some("boot2".to_owned()), after: None, limit: 1 };
         let left = store.in_flight(&filter).await.unwrap().remove(0);
         assert_eq!((&left.attempt, left.state), (&keys[1], AttemptState::Started));
-        assert_eq!((left.started_at, left.heartbeat_at), (Some(NOW), Timestamp(NOW.0 + 5)));
+        assert_eq!((left.started_at, left.heartbeat_at), (Some(NOW), NOW));
         filter.after = Some(left.attempt.key);
         let left = store.in_flight(&filter).await.unwrap();
         assert_eq!((&left[0].attempt, left[0].state), (&keys[2], AttemptState::Dispatched));

@@ -26,6 +26,8 @@ use crate::model::Timestamp;
 pub(super) type Connection = sqlx::SqliteConnection;
 /// Builds the few statements whose text depends on a filter.
 pub(super) type Query = sqlx::QueryBuilder<sqlx::Sqlite>;
+/// A statement with its parameters.
+pub(super) type Statement<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 
 /// Writes that may wait in the queue.
 const QUEUE: usize = 1024;

@@ -55,14 +55,6 @@ impl Store {
             .await?;
         Ok(runs.into_iter().map(RunId).collect())
     }
-
-    /// Drops inputs that change nothing. Those that advance a run go with `Advance::consumed`.
-    ///
-    /// # Errors
-    /// The database cannot be written.
-    pub async fn drop_inputs(&self, ids: Vec<i64>) -> Result<(), StoreError> {
-        self.write(move |tx| Box::pin(async move { consume(tx, &ids).await })).await
-    }
 }
 
 /// Stores an input inside somebody's transaction, if the run is still open.

@@ -237,10 +237,14 @@ impl Play {
         let mut asked = Vec::new();
         let mut until = Instant::now() + PATIENCE;
         loop {
+            // The run after its history: then it has the outputs of what the history tells.
+            let history = self.history(run).await?;
             let state = self.get(&format!("/runs/{run}")).await?;
-            seen = self.show_history(run, seen, &state).await?;
+            seen = self.tell_history(run, &history, seen, &state);
             let now = status(&state).ok_or_else(|| anyhow!("run {run} has no status: {state}"))?;
             if now.is_final() {
+                let history = self.history(run).await?;
+                self.tell_history(run, &history, seen, &state);
                 let version =
                     step_output(&state, "package")["version"].as_str().unwrap_or_default().to_owned();
                 return Ok((now, version));
@@ -255,9 +259,12 @@ impl Play {
         }
     }
 
+    async fn history(&mut self, run: i64) -> anyhow::Result<Vec<Value>> {
+        Ok(items(&self.get(&format!("/runs/{run}/history?limit=500")).await?))
+    }
+
     /// Tells what is new in the run's history, of which `seen` lines were told; says how many that are now.
-    async fn show_history(&mut self, run: i64, seen: usize, state: &Value) -> anyhow::Result<usize> {
-        let history = items(&self.get(&format!("/runs/{run}/history?limit=500")).await?);
+    fn tell_history(&self, run: i64, history: &[Value], seen: usize, state: &Value) -> usize {
         for entry in history.iter().skip(seen) {
             let what = entry["what"].as_str().unwrap_or_default();
             let step = entry["step"].as_str();
@@ -265,7 +272,7 @@ impl Play {
             let text = phrase(what, step, detail, state);
             self.teller.line(what, &text, json!({"run": run, "step": step, "at": entry["at"]}));
         }
-        Ok(history.len())
+        history.len()
     }
 
     /// Answers the approvals that the run waits for, or says how to. True when there is one that a person thinks about.

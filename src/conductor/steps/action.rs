@@ -23,7 +23,7 @@ pub(in crate::conductor) fn start(turn: &mut Turn<'_>, key: &str, call: &Call) {
     if let Some(action) = turn.world.definitions.actions.get(&call.run) {
         let action = action.clone();
         match dispatch(turn, key, call, &action) {
-            Ok(number) => turn.set(key, StepState::Attempting { number, deadline: None }),
+            Ok(number) => turn.set(key, StepState::Attempting { number }),
             Err(error) => could_not_start(turn, key, error),
         }
         return;
