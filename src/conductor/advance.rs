@@ -234,8 +234,7 @@ impl<'a> Turn<'a> {
         if key.run != self.run.id {
             return None;
         }
-        let step = self.run.step_mut(&key.step)?;
-        (step.visit == key.visit && step.state.attempt() == Some(key.number)).then_some(step)
+        self.run.step_mut(&key.step).filter(|step| step.is_doing(key))
     }
 
     pub(super) fn begin(&mut self, key: &str) {

@@ -160,12 +160,9 @@ impl Engine {
             Err(error) => return Err(error),
         };
         let (mut listening, mut rollbacks) = (None, Vec::new());
-        let caused = match &found {
-            _ if wanted.give_up.is_some() => {
-                conductor::give_up(&mut run, wanted.give_up.as_deref().unwrap_or_default(), now)
-            }
-            Err(why) => conductor::give_up(&mut run, why, now),
-            Ok((definitions, workflow)) => {
+        let caused = match (&wanted.give_up, &found) {
+            (Some(why), _) | (None, Err(why)) => conductor::give_up(&mut run, why, now),
+            (None, Ok((definitions, workflow))) => {
                 let world = World { definitions, workflow, now, public_url: &self.public_url };
                 let mut caused = advance_all(world, &mut run, posted.iter().chain(&wanted.inputs));
                 rollbacks = self.prepare_rollbacks(world, &mut run, &mut caused).await?;

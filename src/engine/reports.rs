@@ -138,7 +138,7 @@ enum Standing {
 
 fn standing(run: &Run, key: &AttemptKey) -> Standing {
     let Some(step) = run.step(&key.step) else { return Standing::Over };
-    if step.visit != key.visit || step.state.attempt() != Some(key.number) {
+    if !step.is_doing(key) {
         return Standing::Over;
     }
     if step.stopped { Standing::Ending } else { Standing::Wanted }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{RunError, RunId, Timestamp, Value};
+use super::{AttemptKey, RunError, RunId, Timestamp, Value};
 
 /// Where a step stands, as people see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -228,6 +228,11 @@ impl Step {
 
     pub fn status(&self) -> StepStatus {
         self.state.status()
+    }
+
+    /// Whether `key`, an attempt of this step, is the one at work for it now: neither late nor doubled.
+    pub fn is_doing(&self, key: &AttemptKey) -> bool {
+        self.visit == key.visit && self.state.attempt() == Some(key.number)
     }
 
     pub fn has_ended(&self) -> bool {
