@@ -20,6 +20,7 @@ pub mod process; // how programs are started, so that nothing outlives its serve
 pub mod git; // commits, by the git program
 pub mod ssh; // other hosts, by the ssh program
 pub mod delivery; // packages, repositories, hosts, rollouts
+pub mod amqp; // the only place that knows AMQP
 pub mod dispatch; // how an attempt reaches a worker
 pub mod worker; // does attempts
 pub mod runners; // how actions are done

@@ -1,5 +1,8 @@
 //! The composition root: builds the parts, hands each what it needs, starts every task, and stops them in reverse order.
 
+mod worker;
+
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::net::SocketAddr;
@@ -16,22 +19,33 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::amqp::Address;
 use crate::api;
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::definitions::Files;
-use crate::dispatch::local;
 use crate::engine::{Change, Engine, Loaded, Parts, last_in_force};
+use crate::model::Span;
 use crate::process;
 use crate::secrets::Secrets;
 use crate::site;
-use crate::store::Store;
-use crate::worker::{Worker, Workspaces};
+use crate::store::{Artefacts, Beat, Location, NewNode, Store};
+use crate::worker::Workspaces;
+
+pub use worker::{WorkOptions, work};
 
 /// How often the folder of definitions is looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// How long open connections get to end when the server stops.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// How long to wait for the server that holds the definitions to store them, and how often to look.
+const FIRST_DEFINITIONS: Duration = Duration::from_secs(30);
+const LOOK_FOR_DEFINITIONS: Duration = Duration::from_millis(200);
+/// How often definitions of other servers are looked for, in case nobody told.
+const FOLLOW_EVERY: Duration = Duration::from_secs(5);
+/// Who holds this lease stores the definitions of its folder; the others follow.
+const DEFINITIONS: &str = "definitions";
 
 /// How long what an earlier server started gets to end.
 const LEFTOVERS: Duration = Duration::from_secs(30);
@@ -41,10 +55,20 @@ const LEFTOVERS: Duration = Duration::from_secs(30);
 pub struct ServeOptions {
     /// The folder of definitions.
     pub site: PathBuf,
-    /// Where everything is kept.
+    /// Where everything is kept that is this server's own, and, without `database`, all the rest.
     pub data: PathBuf,
+    /// The URL of the PostgreSQL database that it shares with others.
+    pub database: Option<String>,
     /// `ADDRESS:PORT`; port 0 takes a free one.
     pub listen: String,
+    /// Where other workers are. Without one, the worker of this process does everything.
+    pub broker: Option<Address>,
+    /// Whether this process works, too.
+    pub works: bool,
+    /// The labels of this process's worker.
+    pub labels: BTreeMap<String, String>,
+    /// How long a worker behind the broker may be silent.
+    pub lease: Span,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -57,35 +81,47 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let listener = listen(&options.listen).await?;
     let address = listener.local_addr()?;
     let clock = Clock::wall();
-    let store = Store::open(&data.join("siskin.db"), clock.now()).await?;
+    let location = match &options.database {
+        Some(url) => Location::url(url)?,
+        None => Location::file(data.join("siskin.db")),
+    };
+    let store = Store::open(&location, clock.now()).await?;
     let secrets = Secrets::open(&data, store.clone()).await?;
     let auth = Auth::open(&data, store.clone(), clock.now()).await?;
     let files = site::read(&options.site)?;
-    let good = last_in_force(&store).await?;
-    let loaded = Loaded::from_files(&files, good.as_ref(), &store, clock.now()).await?;
-    report_mistakes(&loaded);
+    let node = NewNode { boot: random_name()?, place: place(&data)?, address: address.to_string() };
+    // Before this start takes the place of the one before, nothing of that is alive.
+    end_what_was_left(&data).await?;
+    let loaded = first_definitions(&store, &node, &files, &clock).await?;
     let public_url =
         loaded.definitions.site.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
-    end_what_was_left(&data).await?;
-    let (server_end, worker_end) = local::pair();
+    let crew = worker::Crew::of(&options, &data, &node.boot)?;
     let engine = Engine::new(Parts {
         store: store.clone(),
+        artefacts: match store.is_shared() {
+            true => Artefacts::in_database(store.clone()),
+            false => Artefacts::in_folder(store.clone(), data.join("artefacts")),
+        },
         secrets,
         clock: clock.clone(),
         public_url,
-        boot: random_name()?,
-        orders: server_end.orders,
+        node,
+        orders: crew.orders.clone(),
+        workers: crew.workers.clone(),
         loaded,
     });
-    let worker = Worker::new(worker_end, &data, Worker::default_slots());
-    let workspaces = worker.workspaces();
-    remove_old_workspaces(&engine, &workspaces).await;
+    let workspaces = Workspaces::new(&data);
+    remove_old_workspaces(&engine, &workspaces, true).await;
     let (stop_intake, stop_worker) = (CancellationToken::new(), CancellationToken::new());
     let (tasks, workers) = (TaskTracker::new(), TaskTracker::new());
-    workers.spawn(worker.run(stop_worker.clone()));
+    let (stop_beating, beating) = (CancellationToken::new(), TaskTracker::new());
+    beating.spawn(Arc::clone(&engine).live_among_others(stop_beating.clone()));
     tasks.spawn(clean_up(Arc::clone(&engine), workspaces, stop_intake.clone()));
-    engine.run_tasks(&tasks, server_end.reports, stop_intake.clone()).await?;
-    tasks.spawn(watch_site(Arc::clone(&engine), options.site.clone(), files, stop_intake.clone()));
+    let stop_link = CancellationToken::new();
+    let reports = crew.start(&engine, &tasks, &workers, &stop_worker, &stop_link);
+    engine.run_tasks(&tasks, reports, stop_intake.clone()).await?;
+    let watch = SiteWatch { folder: options.site.clone(), known: files, changed: false, told: None };
+    tasks.spawn(watch.run(Arc::clone(&engine), stop_intake.clone()));
 
     let router = api::router(Arc::clone(&engine), Arc::new(auth), stop_intake.clone());
     let server_json = announce(&data, address)?;
@@ -98,10 +134,15 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     stop_worker.cancel();
     workers.close();
     workers.wait().await;
+    stop_link.cancel();
     tasks.close();
     if tokio::time::timeout(STOP_GRACE, tasks.wait()).await.is_err() {
         tracing::warn!("some tasks did not end in time; what they did is in the store");
     }
+    // Last: what is left now is for the other servers.
+    stop_beating.cancel();
+    beating.close();
+    beating.wait().await;
     store.close().await;
     tracing::info!("stopped");
     Ok(())
@@ -152,60 +193,127 @@ async fn clean_up(engine: Arc<Engine>, workspaces: Workspaces, stop: Cancellatio
             () = stop.cancelled() => return,
         };
         match change {
-            Ok(Change::RunEnded(run)) => workspaces.remove(run).await,
+            Ok(Change::RunEnded(run)) => {
+                workspaces.remove(run).await;
+                engine.tell_run_ended(run).await;
+            }
+            Ok(Change::Everything) => remove_old_workspaces(&engine, &workspaces, false).await,
             Ok(_) => (),
             // Some ends were missed: look at all.
-            Err(RecvError::Lagged(_)) => remove_old_workspaces(&engine, &workspaces).await,
+            Err(RecvError::Lagged(_)) => remove_old_workspaces(&engine, &workspaces, false).await,
             Err(RecvError::Closed) => return,
         }
     }
 }
 
 /// Removes what runs left behind whose end nobody here has seen.
-async fn remove_old_workspaces(engine: &Engine, workspaces: &Workspaces) {
+async fn remove_old_workspaces(engine: &Engine, workspaces: &Workspaces, at_start: bool) {
     // In this order: what begins after the first question is younger than its answer.
     let (newest, open) = match (engine.newest_run().await, engine.open_runs().await) {
         (Ok(newest), Ok(open)) => (newest, open),
         (Err(error), _) | (_, Err(error)) => return tracing::warn!(%error, "workspaces can't be cleaned up"),
     };
-    workspaces.keep_only(&open, newest);
+    match at_start {
+        true => workspaces.keep_only(&open, newest),
+        false => workspaces.remove_ended(&open, newest),
+    }
+}
+
+/// The definitions to begin with: those of this server's folder, or, when another server on the same database has the say, the newest in the store.
+async fn first_definitions(
+    store: &Store,
+    node: &NewNode,
+    files: &Files,
+    clock: &Clock,
+) -> anyhow::Result<Loaded> {
+    store.join(node.clone()).await?;
+    let end = tokio::time::Instant::now() + FIRST_DEFINITIONS;
+    loop {
+        let has_the_say = !store.is_shared() || {
+            let beat = store.beat(&node.boot, vec![DEFINITIONS.to_owned()]).await?;
+            matches!(beat, Beat::Alive { held, .. } if held.iter().any(|name| name == DEFINITIONS))
+        };
+        if has_the_say {
+            let good = last_in_force(store).await?;
+            let loaded = Loaded::from_files(files, good.as_ref(), store, clock.now()).await?;
+            report_mistakes(&loaded);
+            return Ok(loaded);
+        }
+        if let Some(loaded) = Loaded::newest(store).await? {
+            tracing::info!("another server has the say about definitions; its newest are in force");
+            return Ok(loaded);
+        }
+        if tokio::time::Instant::now() > end {
+            bail!("another server holds the definitions and does not store them; look at its log");
+        }
+        tokio::time::sleep(LOOK_FOR_DEFINITIONS).await;
+    }
 }
 
 /// Takes changed definitions in: those without a mistake at once, of the others the last good version stays.
-async fn watch_site(engine: Arc<Engine>, folder: PathBuf, mut known: Files, stop: CancellationToken) {
-    let mut told = None;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(WATCH_EVERY) => (),
-            () = stop.cancelled() => return,
+struct SiteWatch {
+    folder: PathBuf,
+    /// As the folder was when it was last looked at.
+    known: Files,
+    /// It changed since its definitions were stored.
+    changed: bool,
+    /// Why it can't be read, as it was last said.
+    told: Option<String>,
+}
+
+impl SiteWatch {
+    async fn run(mut self, engine: Arc<Engine>, stop: CancellationToken) {
+        engine.want_lease(DEFINITIONS);
+        let mut followed = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(WATCH_EVERY) => (),
+                () = stop.cancelled() => break,
+            }
+            self.look().await;
+            if engine.has_lease(DEFINITIONS) {
+                if self.changed {
+                    self.take_in(&engine).await;
+                }
+            } else if followed.elapsed() > FOLLOW_EVERY {
+                followed = tokio::time::Instant::now();
+                if let Err(error) = engine.follow_definitions().await {
+                    tracing::debug!(%error, "definitions of other servers can't be looked for");
+                }
+            }
         }
-        let path = folder.clone();
-        let read = tokio::task::spawn_blocking(move || site::read(&path)).await;
-        let files = match read {
-            Ok(Ok(files)) => {
-                told = None;
-                if files == known {
-                    continue;
+        engine.give_lease_back(DEFINITIONS);
+    }
+
+    async fn look(&mut self) {
+        let path = self.folder.clone();
+        let Ok(read) = tokio::task::spawn_blocking(move || site::read(&path)).await else { return };
+        match read {
+            Ok(files) => {
+                self.told = None;
+                if files != self.known {
+                    self.known = files;
+                    self.changed = true;
                 }
-                files
             }
-            Err(_) => continue,
-            Ok(Err(error)) => {
+            Err(error) => {
                 let why = Some(error.to_string());
-                if told != why {
+                if self.told != why {
                     tracing::warn!(%error, "the definitions can't be read; the last good ones stay in force");
-                    told = why;
+                    self.told = why;
                 }
-                continue;
             }
-        };
+        }
+    }
+
+    async fn take_in(&mut self, engine: &Engine) {
         let good = engine.files();
-        match Loaded::from_files(&files, Some(&good), engine.store(), engine.clock().now()).await {
+        match Loaded::from_files(&self.known, Some(&good), engine.store(), engine.clock().now()).await {
             Ok(loaded) => {
                 tracing::info!(revision = %loaded.definitions.revision, "definitions loaded");
                 report_mistakes(&loaded);
                 engine.put_in_force(loaded);
-                known = files;
+                self.changed = false;
             }
             Err(error) => tracing::error!(%error, "changed definitions can't be stored; trying again"),
         }
@@ -285,6 +393,22 @@ fn host_of(address: SocketAddr) -> String {
         SocketAddr::V4(address) => address.ip().to_string(),
         SocketAddr::V6(address) => format!("[{}]", address.ip()),
     }
+}
+
+/// Names this data directory, for the servers that share a database.
+fn place(data: &Path) -> anyhow::Result<String> {
+    let path = data.join("node");
+    match fs::read_to_string(&path) {
+        Ok(name) if !name.trim().is_empty() => return Ok(name.trim().to_owned()),
+        Ok(_) => (),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+        Err(error) => bail!("{} can't be read ({error})", path.display()),
+    }
+    let name = random_name()?;
+    let mut file = tempfile::NamedTempFile::new_in(data)?;
+    writeln!(file, "{name}")?;
+    file.persist(&path).with_context(|| format!("{} can't be written", path.display()))?;
+    Ok(name)
 }
 
 fn random_name() -> anyhow::Result<String> {

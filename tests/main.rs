@@ -4,7 +4,9 @@
 
 mod api;
 mod architecture;
+mod broker;
 mod check;
+mod cluster;
 mod delivery;
 mod delivery_hosts;
 mod demo;

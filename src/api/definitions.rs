@@ -12,9 +12,10 @@ use super::request::{Name, Params};
 use super::types::Page;
 use crate::definitions::fields::shown_fields;
 use crate::definitions::source::{Kind as SourceKind, Verify};
-use crate::definitions::workflow::{Kind, StartOn, Step};
+use crate::definitions::tree::Tree;
+use crate::definitions::workflow::{ForEach, Group, Kind, List, MaxFailures, StartOn, Step, Worker};
 use crate::definitions::{Action, Definitions, Source, Trigger, Workflow};
-use crate::model::{Object, Value};
+use crate::model::{Object, OnLimit, Value};
 
 /// Lists of definitions are in memory and whole: `limit` is taken so that all lists are asked alike.
 const KNOWN: [&str; 1] = ["limit"];
@@ -60,23 +61,46 @@ pub(super) async fn workflow(State(api): State<Api>, Name(name): Name) -> Answer
 }
 
 fn workflow_shape(workflow: &Workflow) -> Value {
-    let graph: Vec<Value> =
-        [("steps", &workflow.steps), ("on_failure", &workflow.on_failure), ("finally", &workflow.finally)]
-            .into_iter()
-            .flat_map(|(part, steps)| steps.iter().map(move |step| step_shape(part, step)))
-            .collect();
+    let sections =
+        [("steps", &workflow.steps), ("on_failure", &workflow.on_failure), ("finally", &workflow.finally)];
+    let mut graph = Vec::new();
+    for (part, steps) in sections {
+        add_steps(&mut graph, part, steps, None, workflow);
+    }
+    let concurrency = workflow.concurrency.as_ref().map(|concurrency| {
+        json!({
+            "key": concurrency.key.as_ref().map(Tree::shown),
+            "limit": concurrency.limit,
+            "on_limit": match concurrency.on_limit {
+                OnLimit::Queue => "queue",
+                OnLimit::Newest => "newest",
+                OnLimit::Reject => "reject",
+            },
+        })
+    });
     json!({
         "name": workflow.name,
         "pack": workflow.pack,
         "description": workflow.description,
         "input": shown_fields(&workflow.input),
         "timeout": workflow.timeout,
+        "concurrency": concurrency,
         "graph": graph,
         "place": workflow.place.to_string(),
     })
 }
 
-fn step_shape(part: &str, step: &Step) -> Value {
+/// The steps of a section, those of each group after it. `group` is the group that is run by itself and whose steps these are.
+fn add_steps(graph: &mut Vec<Value>, part: &str, steps: &[Step], group: Option<&str>, workflow: &Workflow) {
+    for step in steps {
+        graph.push(step_shape(part, step, step.group.as_deref().or(group)));
+        if let (Kind::Group(Group::Run { .. }), Some(inside)) = (&step.kind, workflow.groups.get(&step.id)) {
+            add_steps(graph, part, &inside.steps, Some(&step.id), workflow);
+        }
+    }
+}
+
+fn step_shape(part: &str, step: &Step, group: Option<&str>) -> Value {
     let (does, run) = match &step.kind {
         Kind::Run(call) => ("run", Some(call.run.as_str())),
         Kind::Approve(_) => ("approve", None),
@@ -84,6 +108,7 @@ fn step_shape(part: &str, step: &Step) -> Value {
         Kind::WaitFor(_) => ("wait_for", None),
         Kind::Sleep(_) => ("sleep", None),
         Kind::Emit { .. } => ("emit", None),
+        Kind::Group(_) => ("group", None),
     };
     let start_on = match step.start_on {
         StartOn::Success => "success",
@@ -95,10 +120,39 @@ fn step_shape(part: &str, step: &Step) -> Value {
         "part": part,
         "does": does,
         "run": run,
+        "group": group,
         "needs": step.needs,
         "start_on": start_on,
+        "for_each": step.for_each.as_ref().map(for_each_shape),
+        "window": step.window,
+        "worker": step.worker.as_ref().map(worker_shape),
         "undo": step.undo.as_ref().map(|call| call.run.as_str()),
         "place": step.place.to_string(),
+    })
+}
+
+fn for_each_shape(for_each: &ForEach) -> Value {
+    json!({
+        "in": match &for_each.list {
+            List::Script(script) => json!(script.source()),
+            List::Tree(tree) => tree.shown(),
+        },
+        "as": for_each.name,
+        "concurrency": for_each.concurrency,
+        "max_failures": match for_each.max_failures {
+            MaxFailures::Count(count) => json!(count),
+            MaxFailures::Percent(percent) => json!(format!("{percent}%")),
+        },
+        "fail_fast": for_each.fail_fast,
+    })
+}
+
+fn worker_shape(worker: &Worker) -> Value {
+    let labels = worker.labels.iter().map(|(name, value)| (name.clone(), value.shown()));
+    json!({
+        "pool": worker.pool.as_ref().map(Tree::shown),
+        "labels": Value::Object(labels.collect()),
+        "same_as": worker.same_as,
     })
 }
 
@@ -208,4 +262,53 @@ fn by_pack(definitions: &Definitions) -> BTreeMap<String, BTreeMap<&'static str,
         }
     }
     packs
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::definitions::Files;
+
+    #[test]
+    fn a_workflow_shows_its_groups_loops_windows_and_workers() {
+        let text = "input: {app: string}
+concurrency: {key: \"ship/{{ input.app }}\", on_limit: newest}
+steps:
+  - id: all
+    for_each: {os: [a, b], host: \"{{ input.app }}\"}
+    max_failures: 10%
+    steps:
+      - {id: one, emit: t.e}
+      - {id: two, parallel: [{id: three, sleep: 1m, window: office}]}
+  - {id: last, run: t.a, worker: {pool: \"{{ input.app }}\", labels: {os: linux}}, for_each: \"1..3\", as: n}
+";
+        let (definitions, mistakes) = Definitions::read(&Files::from_texts([
+            ("siskin.yaml", "windows: {office: {open: \"* * * * *\"}}\n"),
+            ("packs/t/actions/a.yaml", "runner: native\n"),
+            ("packs/t/triggers/e.yaml", "description: x\n"),
+            ("workflows/w.yaml", text),
+        ]));
+        assert_eq!(mistakes, []);
+        let shown = workflow_shape(&definitions.workflows["site.w"]);
+        assert_eq!(
+            shown["concurrency"],
+            json!({"key": "ship/{{ input.app }}", "limit": 1, "on_limit": "newest"})
+        );
+        let graph = shown["graph"].as_array().unwrap();
+        let of = |key: &str| -> Vec<&Value> { graph.iter().map(|step| &step[key]).collect() };
+        assert_eq!(of("id"), ["all", "one", "two", "three", "last"]);
+        assert_eq!(json!(of("group")), json!([null, "all", "all", "two", null]));
+        assert_eq!(json!(of("needs")), json!([[], [], ["one"], [], ["all"]]));
+        assert_eq!(
+            graph[0]["for_each"],
+            json!({"in": {"os": ["a", "b"], "host": "{{ input.app }}"}, "as": "item", "concurrency": 10, "max_failures": "10%", "fail_fast": false})
+        );
+        assert_eq!(graph[3]["window"], "office");
+        assert_eq!(graph[4]["for_each"]["in"], "1..3");
+        assert_eq!(
+            graph[4]["worker"],
+            json!({"pool": "{{ input.app }}", "labels": {"os": "linux"}, "same_as": null})
+        );
+    }
 }

@@ -206,7 +206,10 @@ impl Follower {
         let approvals = waiting_approvals(&self.api, run).await?;
         let mut steps: Vec<StepChange> = changed
             .into_iter()
-            .map(|(id, step)| StepChange { step: Step::of(&id, step), wait: wait(&id, step, &approvals) })
+            .map(|(id, step)| StepChange {
+                step: Step::of(&id, step),
+                wait: wait(&id, step, run.held.as_ref(), &approvals),
+            })
             .collect();
         steps.sort_by_key(when);
         Ok(steps)
@@ -253,7 +256,8 @@ impl Follower {
 fn is_about(change: Change, run: RunId) -> bool {
     match change {
         Change::Run(id) | Change::RunEnded(id) | Change::Log(id) | Change::Approval(id) => id == run,
-        Change::Event(_) | Change::Definitions => false,
+        Change::Everything => true,
+        Change::Event(_) | Change::Definitions | Change::Holds => false,
     }
 }
 

@@ -4,12 +4,14 @@
 //! name; lists and bodies are bounded; a panic harms its own request only. Decides nothing: the engine does.
 
 mod approvals;
+mod artefacts;
 mod audit;
 mod definitions;
 mod deployments;
 mod drain;
 mod events;
 mod health;
+mod holds;
 mod kv;
 mod log;
 mod problem;
@@ -98,7 +100,9 @@ fn v1(api: Api) -> Router {
         .route("/runs/{id}/resume", post(runs::resume))
         .route("/runs/{id}/rerun", post(runs::rerun))
         .route("/runs/{id}/rollback", post(runs::rollback))
+        .route("/runs/{id}/force", post(runs::force))
         .route("/runs/{id}/history", get(runs::history))
+        .route("/runs/{id}/steps/{step}/items", get(runs::items))
         .route("/runs/{id}/log", get(log::log))
         .route("/approvals", get(approvals::list))
         .route("/approvals/{id}", get(approvals::show))
@@ -110,8 +114,12 @@ fn v1(api: Api) -> Router {
         .route("/kv/{*key}", get(kv::show).put(kv::set).delete(kv::remove))
         .route("/apps", get(deployments::apps))
         .route("/apps/{app}", get(deployments::app))
+        .route("/apps/{app}/{environment}/rollback", post(deployments::rollback))
         .route("/deployments", get(deployments::list))
         .route("/deployments/{id}", get(deployments::show))
+        .route("/holds", get(holds::list).post(holds::set).delete(holds::end))
+        .route("/holds/{what}", delete(holds::end_one))
+        .route("/artefacts/{hash}", get(artefacts::show))
         .route("/audit", get(audit::list))
         .route("/users", get(tokens::users))
         .route("/tokens", get(tokens::list).post(tokens::create))

@@ -89,6 +89,7 @@ impl From<StoreError> for Problem {
             StoreError::Busy => Problem::busy(1),
             StoreError::Conflict(_) => Problem::new(StatusCode::CONFLICT, error.to_string()),
             StoreError::Missing(what) => Problem::missing(what),
+            StoreError::TooLong(_) => Problem::invalid(vec![error.to_string()]),
             StoreError::Corrupt { .. } | StoreError::Sql(_) => Problem::internal(&error),
             _ => Problem::away(&error),
         }

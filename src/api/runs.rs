@@ -1,21 +1,25 @@
 //! Runs: started, looked at, stopped.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use tokio::sync::broadcast::error::RecvError;
 
 use super::Api;
 use super::events::Nothing;
 use super::problem::{Answer, Problem};
 use super::request::{Body, Fields, Id, Params, Who, idempotency_key};
-use super::types::{History, Page, RollbackPlan, Run};
-use crate::engine::{Change, Rerun, StartRun};
+use super::types::{History, Item, Page, RollbackPlan, Run, Wait};
+use crate::engine::{Rerun, StartRun};
 use crate::model::approval::ApprovalStatus;
 use crate::model::{self, Approval, RunId, RunStatus, Span, Value};
 use crate::store::{ApprovalFilter, Family, LONGEST_LIST, RunFilter};
+
+/// Who waits for a run looks at it that often, whatever is heard of it.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn list(State(api): State<Api>, params: Params) -> Answer<Page<Run>> {
     let params = params.check(&["status", "workflow", "rule", "event", "parent", "cursor", "limit"])?;
@@ -69,6 +73,18 @@ async fn with_approvals(api: &Api, run: &model::Run) -> Result<Run, Problem> {
                 );
             }
         }
+    }
+    let at_work = |step: &model::Step| step.state.attempt().is_some();
+    if run.steps.values().chain(run.undos.values()).any(at_work) {
+        let waits = api.engine.held_back(run.id).await?.into_iter().map(|held| Wait {
+            step: Some(held.key.step_key()),
+            what: held.why,
+            approval: None,
+            run: None,
+            since: Some(held.since),
+            until: None,
+        });
+        shown.waits.extend(waits);
     }
     Ok(shown)
 }
@@ -137,24 +153,17 @@ pub(super) async fn show(State(api): State<Api>, Id(id): Id<RunId>, params: Para
 /// The run once it has ended, or as it is when `span` is over.
 async fn until_ended(api: &Api, id: RunId, span: Span) -> Result<model::Run, Problem> {
     let deadline = tokio::time::Instant::now() + span.duration();
-    // Subscribed before the first look: no change falls between them.
-    let mut changes = api.engine.changes();
     loop {
+        // Asked for before the look: no end falls between them.
+        let mut end = api.engine.end_of(id);
         let run = find(api, id).await?;
         if run.status.is_final() {
             return Ok(run);
         }
-        let changed = async {
-            loop {
-                match changes.recv().await {
-                    Ok(Change::Run(changed) | Change::RunEnded(changed)) if changed == id => return,
-                    Ok(_) => {}
-                    Err(RecvError::Lagged(_) | RecvError::Closed) => return,
-                }
-            }
-        };
         tokio::select! {
-            () = changed => {}
+            _ = end.changed() => {}
+            // Another server may have ended it.
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
             () = tokio::time::sleep_until(deadline) => return Ok(run),
             () = api.stop.cancelled() => return Ok(run),
         }
@@ -188,6 +197,25 @@ pub(super) async fn resume(
     Body(Nothing {}): Body<Nothing>,
 ) -> Answer<Run> {
     let run = api.engine.resume(id, &caller).await?;
+    Ok(Json(with_approvals(&api, &run).await?))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Force {
+    why: String,
+}
+
+impl Fields for Force {
+    const NAMES: &'static [&'static str] = &["why"];
+}
+
+pub(super) async fn force(
+    State(api): State<Api>,
+    Who(caller): Who,
+    Id(id): Id<RunId>,
+    Body(Force { why }): Body<Force>,
+) -> Answer<Run> {
+    let run = api.engine.force(id, &why, &caller).await?;
     Ok(Json(with_approvals(&api, &run).await?))
 }
 
@@ -239,7 +267,7 @@ pub(super) async fn rollback(
 }
 
 /// A run that was made: 201, with where it stands.
-async fn created(api: &Api, id: RunId) -> Result<Response, Problem> {
+pub(super) async fn created(api: &Api, id: RunId) -> Result<Response, Problem> {
     let run = find(api, id).await?;
     created_run(api, &run).await
 }
@@ -269,4 +297,25 @@ pub(super) async fn history(
         .map(|row| History { at: row.at, step: row.step, what: row.what, details: row.details })
         .collect();
     Ok(Json(Page { items, next }))
+}
+
+/// The items of a step that have begun, in the order of the list.
+pub(super) async fn items(
+    State(api): State<Api>,
+    Path((id, step)): Path<(String, String)>,
+    params: Params,
+) -> Answer<Page<Item>> {
+    let params = params.check(&["cursor", "limit"])?;
+    let limit = params.limit()?;
+    let missing = || Problem::missing(format!("step {step} of run {id}"));
+    let id: RunId = id.parse().map_err(|_| missing())?;
+    let run = api.engine.store().run_alone(id).await?.ok_or_else(missing)?;
+    let found = run.step(&step).ok_or_else(missing)?;
+    if found.started_at.is_some() && !found.has_items {
+        return Err(Problem::missing(format!("items of step {step} of run {id}")));
+    }
+    let after = params.parsed("cursor")?;
+    let items = api.engine.store().items(id, &step, found.visit, after, limit).await?;
+    let items = items.iter().map(|(item, step)| Item::of(*item, step)).collect();
+    Ok(Json(Page::of(items, limit, |item| item.item.to_string())))
 }

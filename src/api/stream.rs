@@ -15,7 +15,7 @@ use crate::engine::Change;
 /// How often a silent connection shows that it lives.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Events `event run log approval definitions`; `lost` when the listener was too slow and should look at everything.
+/// Events `event run log approval definitions holds`; `lost` when the listener was too slow and should look at everything.
 pub(super) async fn stream(State(api): State<Api>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let changes = api.engine.changes();
     let events = futures::stream::unfold((changes, api.stop), |(mut changes, stop)| async move {
@@ -41,6 +41,8 @@ fn shape(change: Change) -> Event {
         Change::Log(run) => ("log", json!({"run": run})),
         Change::Approval(run) => ("approval", json!({"run": run})),
         Change::Definitions => ("definitions", json!({})),
+        Change::Everything => ("lost", json!({})),
+        Change::Holds => ("holds", json!({})),
     };
     Event::default().event(name).data(data.to_string())
 }

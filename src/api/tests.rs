@@ -18,7 +18,7 @@ use crate::engine::{Engine, Loaded, Parts};
 use crate::model::log::Stream;
 use crate::model::{Actor, AttemptKey, RunId, Secret, Value};
 use crate::secrets::Secrets;
-use crate::store::{LogChunk, Store};
+use crate::store::{Artefacts, LogChunk, NewNode, Store};
 
 const KEY: &str = "hush";
 const SITE: [(&str, &str); 7] = [
@@ -58,7 +58,9 @@ impl Server {
         rustls::crypto::ring::default_provider().install_default().ok();
         let data = tempfile::tempdir().unwrap();
         let clock = Clock::wall();
-        let store = Store::open(&data.path().join("siskin.db"), clock.now()).await.unwrap();
+        let store = Store::open(&crate::store::Location::file(data.path().join("siskin.db")), clock.now())
+            .await
+            .unwrap();
         let secrets = Secrets::open(data.path(), store.clone()).await.unwrap();
         let auth = Auth::open(data.path(), store.clone(), clock.now()).await.unwrap();
         let texts: BTreeMap<_, Arc<[u8]>> =
@@ -68,12 +70,14 @@ impl Server {
         assert_eq!(loaded.mistakes.iter().map(ToString::to_string).collect::<Vec<_>>(), Vec::<String>::new());
         let (server_end, _worker_end) = local::pair();
         let engine = Engine::new(Parts {
+            artefacts: Artefacts::in_folder(store.clone(), data.path().join("artefacts")),
             store,
             secrets,
             clock,
             public_url: "http://siskin.example".to_owned(),
-            boot: "test".to_owned(),
+            node: NewNode { boot: "test".to_owned(), place: "test".to_owned(), address: String::new() },
             orders: server_end.orders,
+            workers: crate::engine::Workers::default(),
             loaded,
         });
         let stop = CancellationToken::new();

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::approval::{ApprovalStatus, Vote};
 use crate::model::event::Match;
+use crate::model::hold::Hold;
 use crate::model::log::Stream;
+use crate::model::release::Deployment;
 use crate::model::run::Undone;
 use crate::model::step::StepState;
 use crate::model::{self, ApprovalId, EventId, RunError, RunId, RunStatus, StepStatus, Timestamp, Value};
@@ -70,6 +72,51 @@ pub struct RollbackPlan {
     pub undos: Vec<Value>,
 }
 
+/// What going back on an environment would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WayBack {
+    pub app: String,
+    pub environment: String,
+    /// What is there.
+    pub from: Deployed,
+    /// What would be there.
+    pub to: Deployed,
+    /// `{name, from, to}`; `from` is null where nobody knows.
+    pub hosts: Vec<Value>,
+    /// The lock that it takes.
+    pub lock: String,
+    pub warnings: Vec<String>,
+}
+
+/// A version that is or was on an environment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Deployed {
+    pub version: String,
+    pub deployment: i64,
+    pub run: Option<RunId>,
+    pub since: Option<Timestamp>,
+}
+
+impl From<Deployment> for Deployed {
+    fn from(one: Deployment) -> Deployed {
+        Deployed { version: one.version, deployment: one.id, run: one.run, since: one.finished_at }
+    }
+}
+
+impl From<crate::engine::WayBack> for WayBack {
+    fn from(way: crate::engine::WayBack) -> WayBack {
+        WayBack {
+            app: way.from.app.clone(),
+            environment: way.from.environment.clone(),
+            from: way.from.into(),
+            to: way.to.into(),
+            hosts: way.hosts,
+            lock: way.lock,
+            warnings: way.warnings,
+        }
+    }
+}
+
 /// The step that a child run works for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parent {
@@ -125,8 +172,78 @@ pub struct Step {
     /// The run that did it, where a rerun kept it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_from: Option<RunId>,
+    /// How far it is with the items of its list, where it is done for each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<Progress>,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
+}
+
+/// How many items there are, and what came of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    pub total: u32,
+    /// Those that have ended, whatever came of them.
+    pub done: u32,
+    pub failed: u32,
+}
+
+impl Progress {
+    fn of(run: &model::Run, id: &str, step: &model::Step) -> Option<Progress> {
+        if let StepState::Each(each) = &step.state {
+            let done = each.next.saturating_sub(each.active);
+            return Some(Progress { total: each.total, done, failed: each.failed });
+        }
+        let items = run.items.get(id)?;
+        let count = |wanted: fn(&model::Step) -> bool| {
+            u32::try_from(items.iter().filter(|(_, item)| wanted(item)).count()).unwrap_or(u32::MAX)
+        };
+        let total = items.list.as_array().map_or(0, Vec::len);
+        Some(Progress {
+            total: u32::try_from(total).unwrap_or(u32::MAX),
+            done: count(model::Step::has_ended),
+            failed: count(|item| item.status().is_failure()),
+        })
+    }
+}
+
+/// An item of a step that is done for each of a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Item {
+    /// Its place in the list, from 0.
+    pub item: u32,
+    pub status: StepStatus,
+    pub attempts: u32,
+    pub output: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<RunError>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The run that worked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+}
+
+impl Item {
+    pub fn of(item: u32, step: &model::Step) -> Item {
+        let at_work = match step.state {
+            StepState::Child { run } => run,
+            _ => None,
+        };
+        Item {
+            item,
+            status: step.status(),
+            attempts: step.attempts,
+            output: (*step.output).clone(),
+            error: step.error.clone(),
+            note: step.note.clone(),
+            run: step.child.or(at_work),
+            started_at: step.started_at,
+            finished_at: step.finished_at,
+        }
+    }
 }
 
 impl Run {
@@ -143,8 +260,8 @@ impl Run {
             parent: run.parent.as_ref().map(|parent| Parent { run: parent.run, step: parent.step.clone() }),
             rerun_of: run.rerun_of,
             rollback_of: run.rollback_of,
-            input: run.input.clone(),
-            output: run.output.clone(),
+            input: (*run.input).clone(),
+            output: (*run.output).clone(),
             error: run.error.clone(),
             undone: run.undone,
             undos: run.undos.iter().map(|(step, undo)| Undo::of(step, undo)).collect(),
@@ -160,7 +277,11 @@ impl Run {
 /// The steps of a run; those of a rollback are the undos.
 fn steps(run: &model::Run) -> Vec<Step> {
     match run.rollback_of {
-        None => run.steps.iter().map(|(id, step)| Step::of(id, step)).collect(),
+        None => {
+            let shown =
+                |(id, step): (&String, _)| Step { items: Progress::of(run, id, step), ..Step::of(id, step) };
+            run.steps.iter().map(shown).collect()
+        }
         Some(_) => {
             let name = |id: &str| format!("{id}{}", model::run::UNDO_SUFFIX);
             run.undos.iter().map(|(id, step)| Step::of(&name(id), step)).collect()
@@ -174,11 +295,12 @@ impl Step {
             id: id.to_owned(),
             status: step.status(),
             attempts: step.attempts,
-            output: step.output.clone(),
+            output: (*step.output).clone(),
             error: step.error.clone(),
             note: step.note.clone(),
             run: step.child,
             kept_from: step.kept_from,
+            items: None,
             started_at: step.started_at,
             finished_at: step.finished_at,
         }
@@ -218,12 +340,17 @@ pub fn waits(run: &model::Run, approvals: &[model::Approval]) -> Vec<Wait> {
     }
     let steps = run.steps.iter().map(|(id, step)| (id.clone(), step));
     let undos = run.undos.iter().map(|(id, step)| (format!("{id}{}", model::run::UNDO_SUFFIX), step));
-    waits.extend(steps.chain(undos).filter_map(|(id, step)| wait(&id, step, approvals)));
+    waits.extend(steps.chain(undos).filter_map(|(id, step)| wait(&id, step, run.held.as_ref(), approvals)));
     waits
 }
 
 /// What a step waits for, if it does.
-pub fn wait(id: &str, step: &model::Step, approvals: &[model::Approval]) -> Option<Wait> {
+pub fn wait(
+    id: &str,
+    step: &model::Step,
+    held: Option<&Hold>,
+    approvals: &[model::Approval],
+) -> Option<Wait> {
     let mut wait = Wait {
         step: Some(id.to_owned()),
         what: String::new(),
@@ -241,7 +368,7 @@ pub fn wait(id: &str, step: &model::Step, approvals: &[model::Approval]) -> Opti
             wait.what = run.map_or_else(|| "its child run".to_owned(), |run| format!("run {run}"));
             wait.run = *run;
         }
-        StepState::Approving { expires_at } => {
+        StepState::Approving { expires_at, .. } => {
             let asked = |approval: &&model::Approval| {
                 approval.question.step == id && approval.status == ApprovalStatus::Waiting
             };
@@ -274,7 +401,31 @@ pub fn wait(id: &str, step: &model::Step, approvals: &[model::Approval]) -> Opti
             wait.what = format!("the lock `{lock}`");
             wait.since = Some(*since);
         }
-        StepState::Pending | StepState::Attempting { .. } | StepState::Ended(_) => return None,
+        StepState::Reading => wait.what = "its values to be read".to_owned(),
+        StepState::Closed { window, since, until } => {
+            wait.what = match until {
+                Some(_) => format!("the window `{window}` to open"),
+                None => format!("the window `{window}`, which does not open within two years"),
+            };
+            wait.since = Some(*since);
+            wait.until = *until;
+        }
+        StepState::Held { since } => {
+            wait.what = match held {
+                Some(hold) => {
+                    format!("the hold on `{}` to be released: {} ({})", hold.what, hold.why, hold.by)
+                }
+                None => "a hold to be released".to_owned(),
+            };
+            wait.since = Some(*since);
+        }
+        StepState::Each(each) => {
+            let done = each.next.saturating_sub(each.active);
+            wait.what = format!("{} of its {} items", each.total.saturating_sub(done), each.total);
+        }
+        StepState::Pending | StepState::Open { .. } | StepState::Attempting { .. } | StepState::Ended(_) => {
+            return None;
+        }
     }
     Some(wait)
 }
@@ -434,11 +585,11 @@ mod tests {
         let mut build = model::Step::pending();
         build.state = StepState::Ended(StepStatus::Succeeded);
         build.attempts = 1;
-        build.output = json!({"deb": "shop.deb"});
+        build.output = json!({"deb": "shop.deb"}).into();
         build.started_at = Some(NOW);
         build.finished_at = Some(Timestamp(NOW.0 + 500));
         let mut promote = model::Step::pending();
-        promote.state = StepState::Approving { expires_at: Timestamp(NOW.0 + 9000) };
+        promote.state = StepState::Approving { expires_at: Timestamp(NOW.0 + 9000), remind: None };
         promote.started_at = Some(Timestamp(NOW.0 + 600));
         model::Run {
             id: RunId(12),
@@ -454,8 +605,8 @@ mod tests {
             depth: 0,
             rerun_of: None,
             rollback_of: None,
-            input: json!({"app": "shop"}),
-            output: Value::Null,
+            input: json!({"app": "shop"}).into(),
+            output: model::Kept::default(),
             error: Some(RunError::new(ErrorKind::Failed, "no").of_step("build")),
             verdict: None,
             cancelled_by: None,
@@ -470,6 +621,14 @@ mod tests {
             undos: IndexMap::new(),
             taken: vec![],
             begun: 2,
+            held: None,
+            forced: None,
+            wanted_by: None,
+            outer: None,
+            items: Default::default(),
+            undo_items: Default::default(),
+            tokens: Default::default(),
+            published: Default::default(),
         }
     }
 

@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
+use super::client::segment;
 use super::inputs::{self, Input};
 use super::run::attend;
 use super::{Client, Screen, ServerArgs, Usage};
-use crate::api::types::{RollbackPlan, Run};
+use crate::api::types::{RollbackPlan, Run, WayBack};
 use crate::model::{RunId, Value};
 
 #[derive(Args, Debug)]
@@ -51,12 +52,18 @@ impl RerunArgs {
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "The old run keeps its status; the undos are a new run.\n\nExamples:\n  siskin rollback 12 --dry-run     what would be undone, in which order\n  siskin rollback 12"
+    after_help = "The old run keeps its status; the undos are a new run. With an app and an environment, the environment goes back to the last version whose run succeeded there, or to the one that --to names.\n\nExamples:\n  siskin rollback 12 --dry-run     what would be undone, in which order\n  siskin rollback 12\n  siskin rollback shop production\n  siskin rollback shop production --to 1.4.2"
 )]
 pub(super) struct RollbackArgs {
-    /// The run that has ended
-    #[arg(value_name = "RUN")]
-    run: RunId,
+    /// The run that has ended, or an app
+    #[arg(value_name = "RUN|APP")]
+    what: String,
+    /// The app's environment
+    #[arg(value_name = "ENV")]
+    environment: Option<String>,
+    /// The version to go back to; the last one that went well when not said
+    #[arg(long, value_name = "VERSION", requires = "environment")]
+    to: Option<String>,
     /// Show the plan and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -75,8 +82,18 @@ pub(super) struct RollbackArgs {
 
 impl RollbackArgs {
     pub(super) async fn run(self, screen: &mut Screen) -> anyhow::Result<ExitCode> {
+        if let Some(environment) = self.environment.clone() {
+            return self.go_back(&environment, screen).await;
+        }
+        let Ok(run) = self.what.parse::<RunId>() else {
+            return Err(Usage(format!(
+                "`{0}` is no run; say the environment too: siskin rollback {0} ENV",
+                self.what
+            ))
+            .into());
+        };
         let client = Client::find(&self.server)?;
-        let path = format!("/runs/{}/rollback", self.run);
+        let path = format!("/runs/{run}/rollback");
         let plan: RollbackPlan = client.post(&path, &json!({"dry_run": true})).await?;
         if self.dry_run && self.json {
             screen.json(&serde_json::to_value(&plan)?)?;
@@ -91,10 +108,37 @@ impl RollbackArgs {
         if self.dry_run {
             return Ok(ExitCode::SUCCESS);
         }
-        if !self.yes && !agreed(self.run)? {
+        if !self.yes && !agreed(&format!("roll back run {run}?"))? {
             return Ok(ExitCode::FAILURE);
         }
         let begun: Run = client.post(&path, &json!({})).await?;
+        attend(begun, &client, self.detach, self.json, screen).await
+    }
+
+    /// An environment goes back to an earlier version.
+    async fn go_back(self, environment: &str, screen: &mut Screen) -> anyhow::Result<ExitCode> {
+        let client = Client::find(&self.server)?;
+        let path = format!("/apps/{}/{}/rollback", segment(&self.what), segment(environment));
+        let mut asked = json!({"dry_run": true});
+        if let Some(to) = &self.to {
+            asked["to"] = json!(to);
+        }
+        let way: WayBack = client.post(&path, &asked).await?;
+        if self.dry_run && self.json {
+            screen.json(&serde_json::to_value(&way)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !self.json {
+            tell(&way, screen)?;
+        }
+        if self.dry_run {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !self.yes && !agreed(&format!("put {} on {}?", way.to.version, way.environment))? {
+            return Ok(ExitCode::FAILURE);
+        }
+        // What was agreed to is done, whatever comes in between.
+        let begun: Run = client.post(&path, &json!({"to": way.to.version})).await?;
         attend(begun, &client, self.detach, self.json, screen).await
     }
 }
@@ -111,8 +155,24 @@ fn sentence(undo: &Value) -> String {
     }
 }
 
+fn tell(way: &WayBack, screen: &mut Screen) -> anyhow::Result<()> {
+    let run = |run: Option<RunId>| run.map(|run| format!(", run {run}")).unwrap_or_default();
+    let (from, to) = (&way.from, &way.to);
+    screen.line(format!("{} on {}:", way.app, way.environment))?;
+    screen.line(format!("  now   {}  (deployment {}{})", from.version, from.deployment, run(from.run)))?;
+    screen.line(format!("  then  {}  (as deployment {}{})", to.version, to.deployment, run(to.run)))?;
+    for host in &way.hosts {
+        let text = |name: &str| host[name].as_str().unwrap_or("?").to_owned();
+        screen.line(format!("  {}: {} to {}", text("name"), text("from"), text("to")))?;
+    }
+    for warning in &way.warnings {
+        screen.line(format!("  warning: {warning}"))?;
+    }
+    Ok(())
+}
+
 /// Asks the person at the terminal.
-fn agreed(run: RunId) -> anyhow::Result<bool> {
+fn agreed(question: &str) -> anyhow::Result<bool> {
     let mut input = std::io::stdin().lock();
     if !input.is_terminal() {
         return Err(
@@ -120,7 +180,7 @@ fn agreed(run: RunId) -> anyhow::Result<bool> {
         );
     }
     let mut err = std::io::stderr();
-    write!(err, "roll back run {run}? [y/N] ")?;
+    write!(err, "{question} [y/N] ")?;
     err.flush()?;
     let mut line = String::new();
     input.read_line(&mut line)?;

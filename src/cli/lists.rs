@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::client::segment;
+use super::screen::ago;
 use super::{Client, Screen, ServerArgs};
-use crate::model::Value;
+use crate::model::{Timestamp, Value};
 
 /// A list: its path, and its columns as heading and field.
 #[derive(Debug)]
@@ -44,8 +45,6 @@ pub(super) static PACKS: List = List {
         ("SOURCES", "sources"),
     ],
 };
-pub(super) static APPS: List =
-    List { path: "/apps", columns: &[("APP", "name"), ("OWNER", "owner"), ("REPOSITORY", "repository")] };
 static DEPLOYMENTS: List = List {
     path: "/deployments",
     columns: &[
@@ -56,6 +55,7 @@ static DEPLOYMENTS: List = List {
         ("BEFORE", "previous"),
         ("STATUS", "status"),
         ("RUN", "run"),
+        ("BY", "by"),
         ("STARTED", "started_at"),
     ],
 };
@@ -83,6 +83,68 @@ impl ListArgs {
         }
         let found = client.list(list.path, &[("limit", Some("500".to_owned()))]).await?;
         list.show(&found, self.json, screen)
+    }
+}
+
+#[derive(Args, Debug)]
+pub(super) struct AppsArgs {
+    /// Show this one, as JSON
+    #[arg(value_name = "APP")]
+    name: Option<String>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+impl AppsArgs {
+    pub(super) async fn run(self, screen: &mut Screen) -> anyhow::Result<ExitCode> {
+        let client = Client::find(&self.server)?;
+        if let Some(name) = self.name {
+            let found: Value = client.get(&format!("/apps/{}", segment(&name))).await?;
+            screen.json(&found)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let found = client.list("/apps", &[]).await?;
+        if self.json {
+            screen.json(&found)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut rows = Vec::new();
+        for app in found["items"].as_array().into_iter().flatten() {
+            let name = cell(app, "name");
+            let places = app["deployed"].as_object().into_iter().flatten();
+            let before = rows.len();
+            rows.extend(places.map(|(environment, there)| {
+                let since: Option<Timestamp> = there["since"].as_str().and_then(|at| at.parse().ok());
+                let ago = since.map_or_else(|| "-".to_owned(), |since| ago(Some(since), client.now()));
+                let latest = &there["latest"];
+                let note = match latest["status"].as_str() {
+                    Some(status) => {
+                        format!("{} {status}, run {}", cell(latest, "version"), cell(latest, "run"))
+                    }
+                    None => String::new(),
+                };
+                let name = name.clone();
+                vec![
+                    name,
+                    environment.clone(),
+                    cell(there, "version"),
+                    ago,
+                    cell(there, "by"),
+                    cell(there, "run"),
+                    note,
+                ]
+            }));
+            if rows.len() == before {
+                let none = || "-".to_owned();
+                rows.push(vec![name, none(), none(), none(), none(), none(), String::new()]);
+            }
+        }
+        let headings = ["APP", "ENVIRONMENT", "VERSION", "SINCE", "BY", "RUN", ""];
+        screen.table(&headings, rows, "no apps")?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 

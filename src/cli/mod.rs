@@ -7,6 +7,7 @@
 mod again;
 mod approvals;
 pub mod apt;
+mod artefact;
 mod audit;
 mod check;
 mod client;
@@ -14,6 +15,7 @@ mod completions;
 mod demo;
 mod events;
 mod follow;
+mod holds;
 mod init;
 mod inputs;
 mod kv;
@@ -28,6 +30,7 @@ mod secret;
 mod serve;
 mod test;
 mod token;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -55,6 +58,8 @@ pub struct Cli {
 enum Command {
     /// Run the server: API, webhooks, engine and worker in one process
     Serve(ServeArgs),
+    /// Do work for a server that is elsewhere: needs the RabbitMQ broker only
+    Worker(worker::WorkerArgs),
     /// Show the whole main job on this machine: push, build, package, canary, approval, production
     Demo(demo::DemoArgs),
     /// Write a new repository of definitions that works at once
@@ -75,9 +80,17 @@ enum Command {
     Pause(runs::VerbArgs),
     /// Let a paused run go on
     Resume(runs::VerbArgs),
+    /// Let a run pass windows and holds, never approvals
+    Force(holds::ForceArgs),
+    /// Stop the line: for an app, a rule or all
+    Hold(holds::HoldArgs),
+    /// Let what is held go on
+    Unhold(holds::UnholdArgs),
+    /// List what is held
+    Holds(holds::ListArgs),
     /// Run an ended run again: whole, or from a step on
     Rerun(again::RerunArgs),
-    /// Take back what an ended run did: shows the plan first
+    /// Take back what an ended run did, or put an environment back to an earlier version: shows the plan first
     Rollback(again::RollbackArgs),
     /// List events or show one; send or replay
     Events(events::EventsArgs),
@@ -100,7 +113,9 @@ enum Command {
     /// List packs
     Packs(lists::ListArgs),
     /// List applications, or show one with what is where
-    Apps(lists::ListArgs),
+    Apps(lists::AppsArgs),
+    /// Fetch a file that a run keeps
+    Artefact(artefact::ArtefactArgs),
     /// List deployments, newest first
     Deployments(lists::DeploymentsArgs),
     /// Set, list and delete secrets; they can't be read back
@@ -142,6 +157,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let screen = &mut screen;
     match cli.command {
         Command::Serve(args) => args.run().await,
+        Command::Worker(args) => args.run().await,
         Command::Demo(args) => args.run().await,
         Command::Init(args) => args.run(screen),
         Command::Check(args) => args.run(screen),
@@ -152,6 +168,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cancel(args) => args.run(runs::Verb::Cancel, screen).await,
         Command::Pause(args) => args.run(runs::Verb::Pause, screen).await,
         Command::Resume(args) => args.run(runs::Verb::Resume, screen).await,
+        Command::Force(args) => args.run(screen).await,
+        Command::Hold(args) => args.run(screen).await,
+        Command::Unhold(args) => args.run(screen).await,
+        Command::Holds(args) => args.run(screen).await,
         Command::Rerun(args) => args.run(screen).await,
         Command::Rollback(args) => args.run(screen).await,
         Command::Events(args) => args.run(screen).await,
@@ -164,7 +184,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Triggers(args) => args.run(&lists::TRIGGERS, screen).await,
         Command::Sources(args) => args.run(&lists::SOURCES, screen).await,
         Command::Packs(args) => args.run(&lists::PACKS, screen).await,
-        Command::Apps(args) => args.run(&lists::APPS, screen).await,
+        Command::Apps(args) => args.run(screen).await,
+        Command::Artefact(args) => args.run(screen).await,
         Command::Deployments(args) => args.run(screen).await,
         Command::Secret(args) => args.run(screen).await,
         Command::Kv(args) => args.run(screen).await,
@@ -228,6 +249,8 @@ mod tests {
     fn usual_command_lines_are_understood() {
         for line in [
             "serve --site s --data d --listen 127.0.0.1:0",
+            "serve --broker amqp://u:p@h/v --roles api,sources,engine --label a=b",
+            "worker --broker amqp://u:p@h --pool default --pool gpu --label gpu=yes --slots 4 --data d --drain 5m",
             "init",
             "init somewhere",
             "check --site s --json",
@@ -240,8 +263,15 @@ mod tests {
             "log -f 12",
             "log 12",
             "cancel 12",
+            "hold shop -m fair",
+            "hold",
+            "unhold all",
+            "holds --json",
+            "force 12 -m outage",
             "rerun 12 --from production --latest bake=30m",
             "rollback 12 --dry-run",
+            "rollback shop production --to 1.4.2 --yes",
+            "apps shop",
             "events",
             "events 3",
             "events send github.push push.json",
@@ -256,6 +286,7 @@ mod tests {
             "secret set github_webhook --from-file f",
             "secret list",
             "secret delete github_webhook",
+            "artefact get sha256:ab -o file",
             "kv get a/b",
             "kv set a/b 1 --ttl 5m",
             "token create --user alice --role release-managers",
@@ -273,10 +304,14 @@ mod tests {
     fn wrong_use_is_exit_status_2() {
         for line in [
             "test --from-run 12 ship",
+            "worker --broker http://nowhere",
+            "worker --broker amqp://h --label gpu",
             "run",
             "frobnicate",
             "cancel",
             "cancel twelve",
+            "force 12",
+            "rollback 12 --to 1.0",
             "secret set name value",
             "events send t",
         ] {

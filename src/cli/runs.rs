@@ -162,6 +162,12 @@ fn show_step(step: &Step, client: &Client, screen: &mut Screen) -> anyhow::Resul
     if step.attempts > 1 {
         text += &format!("  {} attempts", step.attempts);
     }
+    if let Some(items) = step.items {
+        text += &format!("  {}/{} items", items.done, items.total);
+        if items.failed > 0 {
+            text += &format!(", {} failed", items.failed);
+        }
+    }
     if let Some(error) = &step.error {
         text += &format!("  {error}");
     } else if let Some(note) = &step.note {

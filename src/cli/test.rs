@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::screen::Style;
 use super::{Client, Screen, ServerArgs, Usage};
-use crate::api::types::{Approval, Event, Page, Run, Step};
+use crate::api::types::{Approval, Event, Item, Page, Run, Step};
 use crate::definitions::test::Test;
 use crate::definitions::{Definitions, Mistake, mistake};
 use crate::model::{EventId, RunId, RunStatus, Span, StepStatus, Timestamp, Value};
@@ -156,18 +156,8 @@ async fn recorded(client: &Client, id: RunId) -> anyhow::Result<Recorded> {
         return Err(Usage(format!("run {id} is {}: {why}", run.status)).into());
     }
     let kinds = kinds(client, &run).await?;
-    let began = run.started_at.unwrap_or(run.created_at);
-    let query = [("run", Some(id.to_string())), ("limit", Some("500".to_owned()))];
-    let approvals: Page<Approval> = serde_json::from_value(client.list("/approvals", &query).await?)?;
-    let mut heard = Vec::new();
-    for event in run.steps.iter().filter_map(heard_event) {
-        let event: Event = client.get(&format!("/events/{event}")).await?;
-        let payload = event.payload.unwrap_or_default();
-        heard.push(Heard { at: event.received_at.since(began), trigger: event.trigger, payload });
-    }
-    let does = |id: &str| kinds.iter().find(|(step, _)| step == id).map_or(Does::Other, |(_, does)| *does);
     let undone = run.undos.iter().filter(|undo| undo.status == StepStatus::Succeeded);
-    Ok(Recorded {
+    let mut recorded = Recorded {
         name: format!("as run {id} went"),
         workflow: run.workflow.clone(),
         input: run.input.clone(),
@@ -175,10 +165,112 @@ async fn recorded(client: &Client, id: RunId) -> anyhow::Result<Recorded> {
         error: run.error.clone(),
         output: run.output.clone(),
         undone: undone.map(|undo| undo.step.clone()).collect(),
-        steps: run.steps.iter().map(|step| recorded_step(step, does(&step.id))).collect(),
-        heard,
-        said: approvals.items.iter().filter_map(|approval| said(approval, began)).collect(),
-    })
+        steps: Vec::new(),
+        heard: Vec::new(),
+        said: Vec::new(),
+    };
+    let began = run.started_at.unwrap_or(run.created_at);
+    let mut runs = vec![(run, None)];
+    while let Some((run, item)) = runs.pop() {
+        for step in &run.steps {
+            let does =
+                kinds.iter().find(|(known, _)| *known == step.id).map_or(Does::Other, |(_, does)| *does);
+            let does = if does == Does::Watch && heard_event(step).is_some() { Does::Other } else { does };
+            let items = if does == Does::Call { items(client, &run, step).await? } else { Vec::new() };
+            let found = RecordedStep { items, is_in_group: run.id != id, ..recorded_step(step, does) };
+            add_step(&mut recorded.steps, found, item);
+        }
+        hear(client, &run, began, &mut recorded).await?;
+        // The last first: they are taken from the end.
+        let mut groups = groups(client, &run).await?;
+        groups.reverse();
+        runs.extend(groups.into_iter().map(|(group, own)| (group, own.or(item))));
+    }
+    recorded.heard.sort_by_key(|heard| heard.at);
+    Ok(recorded)
+}
+
+/// Of a step that was done for each item, or in a group that was, one record holds what came of each; the first that is known counts.
+fn add_step(steps: &mut Vec<RecordedStep>, step: RecordedStep, item: Option<usize>) {
+    let known = steps.iter_mut().find(|known| known.id == step.id);
+    let Some(item) = item.filter(|_| step.items.is_empty()) else {
+        if known.is_none() {
+            steps.push(step);
+        }
+        return;
+    };
+    let whole = match known {
+        Some(known) => known,
+        None => {
+            steps.push(RecordedStep { items: Vec::new(), ..step.clone() });
+            let Some(last) = steps.last_mut() else { return };
+            last
+        }
+    };
+    if item < rehearsal::MOST_ITEMS && whole.is_in_group {
+        if whole.items.len() <= item {
+            whole.items.resize(item + 1, None);
+        }
+        whole.items[item].get_or_insert(step);
+    }
+}
+
+/// What came of each item of a step, as far as a test holds them.
+async fn items(client: &Client, run: &Run, step: &Step) -> anyhow::Result<Vec<Option<RecordedStep>>> {
+    if step.items.is_none() {
+        return Ok(Vec::new());
+    }
+    // One more than are kept: then it is seen that there are more.
+    let query = [("limit", Some((rehearsal::MOST_ITEMS + 1).to_string()))];
+    let page: Page<Item> = serde_json::from_value(
+        client.list(&format!("/runs/{}/steps/{}/items", run.id, step.id), &query).await?,
+    )?;
+    let took = |item: &Item| item.started_at.zip(item.finished_at).map(|(began, ended)| ended.since(began));
+    let recorded = |item: Item| RecordedStep {
+        id: step.id.clone(),
+        status: item.status,
+        does: Does::Call,
+        attempts: item.attempts,
+        took: took(&item),
+        output: item.output,
+        error: item.error,
+        items: Vec::new(),
+        is_in_group: false,
+    };
+    Ok(page.items.into_iter().map(|item| Some(recorded(item))).collect())
+}
+
+/// The runs of the groups of a run, those of its workflow that were runs of their own, newest first, each with the item that it was for.
+async fn groups(client: &Client, run: &Run) -> anyhow::Result<Vec<(Run, Option<usize>)>> {
+    let query = [("parent", Some(run.id.to_string())), ("limit", Some("500".to_owned()))];
+    let page: Page<Run> = serde_json::from_value(client.list("/runs", &query).await?)?;
+    let workflow = run.workflow.split('#').next().unwrap_or_default();
+    let is_group = |child: &Run| {
+        child.rollback_of.is_none() && child.workflow.split_once('#').is_some_and(|(of, _)| of == workflow)
+    };
+    let item = |child: &Run| {
+        let (_, item) = child.parent.as_ref()?.step.strip_suffix(']')?.split_once('[')?;
+        item.parse().ok()
+    };
+    let found = page.items.into_iter().filter(is_group);
+    Ok(found.map(|child| (item(&child), child)).map(|(item, child)| (child, item)).collect())
+}
+
+/// What a run heard: events that its steps took notice of, and what people said.
+async fn hear(client: &Client, run: &Run, began: Timestamp, recorded: &mut Recorded) -> anyhow::Result<()> {
+    let query = [("run", Some(run.id.to_string())), ("limit", Some("500".to_owned()))];
+    let approvals: Page<Approval> = serde_json::from_value(client.list("/approvals", &query).await?)?;
+    recorded.said.extend(approvals.items.iter().filter_map(|approval| said(approval, began)));
+    for event in run.steps.iter().filter_map(heard_event) {
+        let event: Event = client.get(&format!("/events/{event}")).await?;
+        let payload = event.payload.unwrap_or_default();
+        let heard = Heard { at: event.received_at.since(began), trigger: event.trigger, payload };
+        let is_known = |known: &Heard| (known.at, &known.trigger) == (heard.at, &heard.trigger);
+        if !recorded.heard.iter().any(is_known) {
+            recorded.heard.push(heard);
+        }
+    }
+    Ok(())
 }
 
 /// What each step of the run's workflow does.
@@ -192,16 +284,12 @@ async fn kinds(client: &Client, run: &Run) -> anyhow::Result<Vec<(String, Does)>
         let does = match step["does"].as_str()? {
             "run" => Does::Call,
             "wait_for" => Does::Wait,
-            "watch" if !is_aborted(run, step["id"].as_str()?) => Does::Watch,
+            "watch" => Does::Watch,
             _ => Does::Other,
         };
         Some((step["id"].as_str()?.to_owned(), does))
     };
     Ok(steps.iter().filter_map(kind).collect())
-}
-
-fn is_aborted(run: &Run, id: &str) -> bool {
-    run.steps.iter().any(|step| step.id == id && heard_event(step).is_some())
 }
 
 /// The event that ended the step: one that was waited for, or one that broke off a watch.
@@ -223,6 +311,8 @@ fn recorded_step(step: &Step, does: Does) -> RecordedStep {
         output: step.output.clone(),
         error: step.error.clone(),
         took,
+        items: Vec::new(),
+        is_in_group: false,
     }
 }
 

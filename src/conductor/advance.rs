@@ -3,7 +3,10 @@
 use crate::definitions::workflow::{Call, Kind, Step as Definition};
 use crate::model::run::{Phase, UNDO_SUFFIX};
 use crate::model::step::StepState;
-use crate::model::{Actor, AttemptKey, ErrorKind, Run, RunError, RunId, RunStatus, Step, Timestamp, Value};
+use crate::model::{
+    Actor, AttemptKey, ErrorKind, Items, Kept, Run, RunError, RunId, RunStatus, Step, StepKey, StepStatus,
+    Timestamp, Value,
+};
 
 use super::effect::{Effect, Entry, Listening};
 use super::{Input, World, names, steps};
@@ -18,7 +21,10 @@ pub fn advance(world: World<'_>, run: &mut Run, input: &Input) -> Vec<Effect> {
     let mut turn = Turn { world, run, effects: Vec::new() };
     turn.take(input);
     turn.settle();
+    turn.give_way();
+    turn.run.held = turn.hold().filter(|_| turn.run.phase != Phase::Ended).cloned();
     turn.run.status = turn.status();
+    turn.run.all_items_mut().for_each(Items::settle);
     turn.effects
 }
 
@@ -28,10 +34,20 @@ pub fn wakes_at(run: &Run) -> Option<Timestamp> {
         return None;
     }
     let states = run.steps.values().chain(run.undos.values()).map(|step| &step.state);
-    let of_steps = states.filter_map(|state| state.wakes_at(run.paused)).min();
+    let starts_nothing = run.paused || run.held.is_some();
+    let of_steps = states.filter_map(|state| state.wakes_at(starts_nothing)).min();
+    // Items only wait for their next attempt.
+    let of_items =
+        run.all_items().filter(|_| !starts_nothing).filter_map(|(_, items)| items.wakes_at()).min();
+    // A hold keeps nobody waiting who starts no attempt, so a window is looked at when it opens; who does start one is held from then on.
+    let opens = |step: &Step| match step.state {
+        StepState::Closed { until, .. } => until,
+        _ => None,
+    };
+    let of_windows = run.steps.values().filter(|_| !run.paused).filter_map(opens).min();
     // Once it is known how the run ends, its timeout has nothing left to decide.
     let deadline = run.deadline.filter(|_| run.phase == Phase::Steps && run.verdict.is_none());
-    [of_steps, deadline].into_iter().flatten().min()
+    [of_steps, of_items, of_windows, deadline].into_iter().flatten().min()
 }
 
 /// The triggers that steps of the run listen to now.
@@ -83,10 +99,12 @@ impl<'a> Turn<'a> {
             Input::Started => self.started(),
             Input::AttemptReported { key, output } => {
                 if let Some(step) = self.attempting(key) {
-                    step.reported = output.clone();
+                    step.reported.set(output.clone());
                 }
             }
-            Input::AttemptFinished { key, outcome } => steps::action::finished(self, key, outcome),
+            Input::AttemptFinished { key, outcome, worker } => {
+                steps::action::finished(self, key, outcome, worker.as_deref());
+            }
             Input::Approved { step, by, comment, answers } => {
                 steps::approve::approved(self, step, by, comment.as_deref(), answers);
             }
@@ -102,7 +120,16 @@ impl<'a> Turn<'a> {
             }
             Input::NothingToUndo { step } => steps::child::nothing_to_undo(self, step),
             Input::LockTaken { step } => self.lock_taken(step),
+            Input::ValuesRead { step, values } => self.values_read(step, values),
             Input::TimePassed => self.time_passed(),
+            // What was held is tried again, and retries that fell due meanwhile.
+            Input::HoldsChanged => self.time_passed(),
+            Input::Superseded { by } => self.superseded(*by),
+            Input::Refused { why } => self.refused(why),
+            Input::ForceAsked { by, why } => {
+                self.force(by, why);
+                self.time_passed();
+            }
             Input::CancelAsked { by } => self.cancel(by),
             Input::PauseAsked { by } => self.pause(by),
             Input::ResumeAsked { by } => self.resume(by),
@@ -126,13 +153,72 @@ impl<'a> Turn<'a> {
         }
     }
 
-    fn tell_children(&mut self, what: impl Fn(RunId) -> Effect) {
+    pub(super) fn tell_children(&mut self, what: impl Fn(RunId) -> Effect) {
+        self.run.all_items_mut().for_each(Items::settle);
         let steps = self.run.steps.values().chain(self.run.undos.values());
-        let children = steps.filter_map(|step| match step.state {
+        let items =
+            self.run.all_items().flat_map(|(_, items)| items.active().filter_map(|item| items.get(item)));
+        let children = steps.chain(items).filter_map(|step| match step.state {
             StepState::Child { run } => run,
             _ => None,
         });
         self.effects.extend(children.map(what));
+    }
+
+    /// A younger run wants this one's place. One that has not begun gives way at once.
+    fn superseded(&mut self, by: RunId) {
+        self.run.wanted_by = self.run.wanted_by.max(Some(by));
+        if self.run.started_at.is_none() && self.run.verdict.is_none() {
+            self.end_superseded(by);
+            self.run.paused = false;
+            self.settle();
+        }
+    }
+
+    /// Ends a run that only waits, when a younger one wants its place.
+    fn give_way(&mut self) {
+        let Some(by) = self.run.wanted_by else { return };
+        let may_end =
+            self.run.phase == Phase::Steps && self.run.verdict.is_none() && self.run.started_at.is_some();
+        if may_end && self.only_waits() {
+            self.end_superseded(by);
+            self.stop_waiting();
+            self.run.paused = false;
+            self.settle();
+        }
+    }
+
+    fn end_superseded(&mut self, by: RunId) {
+        self.run.verdict = Some(RunStatus::Superseded);
+        self.run.error = Some(RunError::new(ErrorKind::Cancelled, format!("superseded by run {by}")));
+    }
+
+    /// Whether all that is at work is waiting for people, events or time.
+    fn only_waits(&self) -> bool {
+        let at_work = |step: &&Step| !step.has_ended() && step.state != StepState::Pending;
+        let mut steps = self.run.steps.values().filter(at_work).peekable();
+        let waits = |step: &Step| match &step.state {
+            StepState::Approving { .. } | StepState::Sleeping { .. } | StepState::Open { .. } => true,
+            StepState::WaitingFor { .. } | StepState::Watching { .. } => step.state.attempt().is_none(),
+            _ => false,
+        };
+        steps.peek().is_some() && steps.all(waits)
+    }
+
+    /// It may not begin.
+    fn refused(&mut self, why: &str) {
+        if self.run.started_at.is_some() || self.run.verdict.is_some() {
+            return;
+        }
+        // Nothing of it begins, not even what tells of failures.
+        self.run.verdict = Some(RunStatus::Failed);
+        self.run.error = Some(RunError::new(ErrorKind::Rejected, why));
+        let steps: Vec<String> = self.run.steps.keys().cloned().collect();
+        for step in steps {
+            self.end(&step, StepStatus::NotStarted);
+        }
+        self.run.phase = Phase::Ended;
+        self.finish();
     }
 
     fn resume(&mut self, by: &Actor) {
@@ -147,7 +233,7 @@ impl<'a> Turn<'a> {
     /// Ends what goes on, by phase. Undo and `on_failure` do not run after it, `finally` does; a second cancel ends that too.
     fn cancel(&mut self, by: &Actor) {
         self.run.cancels += 1;
-        self.run.paused = false;
+        let was_paused = std::mem::replace(&mut self.run.paused, false);
         self.note("run.cancelled", None, Some(format!("by {by}")));
         self.run.cancelled_by.get_or_insert_with(|| by.clone());
         let goes_on = self.run.phase == Phase::Finally && self.run.cancels < 2;
@@ -157,6 +243,9 @@ impl<'a> Turn<'a> {
         }
         if !goes_on {
             self.end_all();
+        } else if was_paused {
+            // What works for `finally` goes on with it.
+            self.tell_children(|run| Effect::ResumeChild { run });
         }
     }
 
@@ -172,10 +261,16 @@ impl<'a> Turn<'a> {
             self.end_all();
         }
         let undos = self.run.undos.keys().map(|id| format!("{id}{UNDO_SUFFIX}"));
-        let keys: Vec<String> = self.run.steps.keys().cloned().chain(undos).collect();
+        let mut keys: Vec<String> = self.run.steps.keys().cloned().chain(undos).collect();
+        self.run.all_items_mut().for_each(Items::settle);
+        for (key, items) in self.run.all_items() {
+            keys.extend(
+                items.due(now).into_iter().map(|item| StepKey { item: Some(item), ..key }.to_string()),
+            );
+        }
         for key in keys {
-            let paused = self.run.paused;
-            let wakes_at = self.run.step(&key).and_then(|step| step.state.wakes_at(paused));
+            let starts_nothing = self.starts_nothing();
+            let wakes_at = self.run.step(&key).and_then(|step| step.state.wakes_at(starts_nothing));
             if wakes_at.is_some_and(|at| at <= now) {
                 self.fall_due(&key);
             }
@@ -186,11 +281,17 @@ impl<'a> Turn<'a> {
         let Some(state) = self.run.step(key).map(|step| step.state.clone()) else { return };
         match state {
             StepState::Retrying { .. } | StepState::Repeating { .. } => steps::action::again(self, key),
-            StepState::Approving { .. } => steps::approve::expired(self, key),
+            StepState::Approving { .. } => steps::approve::tick(self, key),
             StepState::WaitingFor { .. } => steps::wait_for::tick(self, key),
             StepState::Watching { .. } => steps::watch::tick(self, key),
             StepState::Sleeping { .. } => self.succeed(key, Value::Null),
+            // Gates are tried when the run settles.
             StepState::Pending
+            | StepState::Reading
+            | StepState::Held { .. }
+            | StepState::Closed { .. }
+            | StepState::Open { .. }
+            | StepState::Each(_)
             | StepState::Locking { .. }
             | StepState::Attempting { .. }
             | StepState::Child { .. }
@@ -204,14 +305,40 @@ impl<'a> Turn<'a> {
         names::scope(self.world, self.run, false)
     }
 
-    /// The names for rendering what `key` is called with: an undo sees outputs that were only reported.
+    /// The names for what is said of `key`: an undo sees outputs that were only reported, an item sees itself, and a step what its `read` bound.
     pub(super) fn scope_for(&self, key: &str) -> Scope {
-        names::scope(self.world, self.run, key.ends_with(UNDO_SUFFIX))
+        let mut scope = names::scope(self.world, self.run, key.ends_with(UNDO_SUFFIX));
+        let parsed = StepKey::parse(key);
+        if let Some(bound) = self.run.steps.get(parsed.id).and_then(|step| step.bound.as_object()) {
+            for (name, value) in bound {
+                scope = scope.with(name, value.clone());
+            }
+        }
+        for (name, value) in self.loop_names(key) {
+            scope = scope.with(&name, value);
+        }
+        if let (true, Some(item)) = (parsed.undo, parsed.item) {
+            let step = self.run.items.get(parsed.id).and_then(|items| items.get(item));
+            let output = step.map(|step| if step.output.is_null() { &step.reported } else { &step.output });
+            scope = scope.with("output", output.map(Kept::shared).unwrap_or_default());
+        }
+        scope
+    }
+
+    /// `item`, as it is called, and `index` of an item.
+    pub(super) fn loop_names(&self, key: &str) -> Vec<(String, Value)> {
+        let key = StepKey::parse(key);
+        let Some(index) = key.item else { return Vec::new() };
+        let name = self.definition(key.id).and_then(|definition| definition.for_each.as_ref());
+        let list = self.run.items.get(key.id).map(|items| &items.list);
+        let item = list.and_then(|list| list.get(index as usize)).cloned().unwrap_or_default();
+        let name = name.map_or("item", |each| each.name.as_str()).to_owned();
+        vec![(name, item), ("index".to_owned(), Value::from(index))]
     }
 
     /// The step's definition; an undo's is that of its step.
     pub(super) fn definition(&self, key: &str) -> Option<&'a Definition> {
-        let id = key.strip_suffix(UNDO_SUFFIX).unwrap_or(key);
+        let id = StepKey::parse(key).id;
         all_steps(self.world.workflow).find(|definition| definition.id == id)
     }
 
@@ -225,7 +352,7 @@ impl<'a> Turn<'a> {
             Kind::Run(call) => Some(call),
             Kind::Watch(watch) => watch.check.as_ref().map(|check| &check.call),
             Kind::WaitFor(wait) => wait.poll.as_ref().map(|poll| &poll.call),
-            Kind::Approve(_) | Kind::Sleep(_) | Kind::Emit { .. } => None,
+            Kind::Approve(_) | Kind::Sleep(_) | Kind::Emit { .. } | Kind::Group(_) => None,
         }
     }
 
@@ -234,7 +361,7 @@ impl<'a> Turn<'a> {
         if key.run != self.run.id {
             return None;
         }
-        self.run.step_mut(&key.step).filter(|step| step.is_doing(key))
+        self.run.step_mut(&key.step_key()).filter(|step| step.is_doing(key))
     }
 
     pub(super) fn begin(&mut self, key: &str) {
@@ -245,7 +372,10 @@ impl<'a> Turn<'a> {
             step.visit += 1;
             step.started_at = Some(now);
         }
-        self.note("started", Some(key), None);
+        // Thousands of items would drown the history; they have a page of their own.
+        if StepKey::parse(key).item.is_none() {
+            self.note("started", Some(key), None);
+        }
     }
 
     pub(super) fn set(&mut self, key: &str, state: StepState) {

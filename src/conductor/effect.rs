@@ -4,8 +4,8 @@
 use serde::Serialize;
 
 use crate::model::approval::Question;
-use crate::model::run::Parent;
-use crate::model::{Attempt, AttemptKey, RunError, RunId, RunStatus, Timestamp, Value};
+use crate::model::run::{Outer, Parent};
+use crate::model::{Actor, Attempt, AttemptKey, Kept, RunError, RunId, RunStatus, Timestamp, Value};
 
 /// What the engine is to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +27,11 @@ pub enum Effect {
         step: String,
         expired: bool,
     },
+    /// Read keys of the KV store, each with the name that it is called by.
+    Read {
+        step: String,
+        keys: Vec<(String, String)>,
+    },
     /// Ask for a lock. Whoever asked first has it first; `LockTaken` comes when it is the step's turn.
     TakeLock {
         step: String,
@@ -41,7 +46,9 @@ pub enum Effect {
         step: String,
         visit: u32,
         workflow: String,
-        input: Value,
+        input: Kept,
+        /// A group sees the run around it.
+        outer: Option<Box<Outer>>,
     },
     /// Begin a run that takes back what `of` did, as the undo of a step. The engine answers `NothingToUndo` when there is nothing.
     StartRollback {
@@ -58,6 +65,15 @@ pub enum Effect {
     ResumeChild {
         run: RunId,
     },
+    ForceChild {
+        run: RunId,
+        by: Actor,
+        why: String,
+    },
+    /// Remind those who have not answered.
+    Remind {
+        step: String,
+    },
     /// Put an event in; the key makes it once.
     Emit {
         trigger: String,
@@ -68,7 +84,7 @@ pub enum Effect {
     TellParent {
         parent: Parent,
         status: RunStatus,
-        output: Value,
+        output: Kept,
         error: Option<RunError>,
     },
     /// A line of the run's history.

@@ -1,16 +1,20 @@
 //! How steps end: by themselves, by a failure, or because the run ends.
 
+use std::sync::Arc;
+
+use crate::definitions::workflow::Step as Definition;
 use crate::model::run::{Phase, UNDO_SUFFIX};
 use crate::model::step::StepState;
-use crate::model::{AttemptKey, ErrorKind, Run, RunError, RunStatus, StepStatus, Timestamp, Value};
+use crate::model::{AttemptKey, ErrorKind, Run, RunError, RunStatus, StepKey, StepStatus, Timestamp, Value};
 
 use super::advance::{Turn, tell_parent};
 use super::effect::{Effect, Entry};
+use super::steps;
 
 impl Turn<'_> {
-    pub(super) fn succeed(&mut self, key: &str, output: Value) {
+    pub(super) fn succeed(&mut self, key: &str, output: impl Into<Arc<Value>>) {
         if let Some(step) = self.run.step_mut(key) {
-            step.output = output;
+            step.output.set(output);
             step.error = None;
         }
         self.end(key, StepStatus::Succeeded);
@@ -34,8 +38,15 @@ impl Turn<'_> {
         }
         let Some(step) = self.run.step(key) else { return };
         let detail = step.error.as_ref().map(ToString::to_string).or_else(|| step.note.clone());
-        if began || status.is_failure() || status == StepStatus::Skipped {
+        self.follow_edges(key, status);
+        let is_item = StepKey::parse(key).item.is_some();
+        if (began || status.is_failure() || status == StepStatus::Skipped)
+            && (!is_item || status != StepStatus::Succeeded)
+        {
             self.note(status.as_str(), Some(key), detail);
+        }
+        if is_item {
+            steps::each::item_ended(self, key, status);
         }
     }
 
@@ -45,13 +56,40 @@ impl Turn<'_> {
             step.error = Some(error.clone());
         }
         self.end(key, status);
-        let forgiven = self.definition(key).is_some_and(|definition| definition.continue_on_failure);
-        if self.run.phase != Phase::Steps || forgiven || self.run.verdict.is_some() {
+        // What an item comes to is for its step to judge; so is an undo for the run, once all are done.
+        let parsed = StepKey::parse(key);
+        if parsed.item.is_some() || parsed.undo {
+            return;
+        }
+        let Some(definition) = self.definition(key) else { return };
+        if definition.continue_on_failure || self.leads_on(definition, status) {
+            return;
+        }
+        if !self.break_groups(definition) || self.run.phase != Phase::Steps || self.run.verdict.is_some() {
             return;
         }
         self.run.verdict = Some(RunStatus::Failed);
         self.run.error = Some(error.of_step(key));
         self.stop_waiting();
+    }
+
+    /// A failure breaks the groups around it, up to one that is forgiven. Whether it gets as far as the run.
+    fn break_groups(&mut self, definition: &Definition) -> bool {
+        let mut at = definition.group.clone();
+        while let Some(id) = at {
+            if let Some(step) = self.run.steps.get_mut(&id)
+                && let StepState::Open { broken, .. } = &mut step.state
+            {
+                *broken = true;
+            }
+            let Some(group) = self.definition(&id) else { return true };
+            if group.continue_on_failure {
+                self.stop_waiting_in(Some(&id));
+                return false;
+            }
+            at = group.group.clone();
+        }
+        true
     }
 
     /// A refusal by people: no failure, but the end.
@@ -69,17 +107,38 @@ impl Turn<'_> {
 
     /// After a failure: attempts in flight are left to finish, no retry starts, and what only waits ends.
     pub(super) fn stop_waiting(&mut self) {
+        self.stop_waiting_in(None);
+    }
+
+    /// The same for the steps of one group.
+    fn stop_waiting_in(&mut self, group: Option<&str>) {
         for definition in self.section() {
+            if group.is_some_and(|group| !self.is_inside(definition, group)) {
+                continue;
+            }
             let Some(step) = self.run.steps.get(&definition.id) else { continue };
             match step.state {
                 StepState::Retrying { .. } => self.give_up_retrying(&definition.id),
+                StepState::Each(_) => steps::each::give_up_retrying(self, &definition.id),
                 StepState::Pending
+                | StepState::Open { .. }
                 | StepState::Attempting { .. }
                 | StepState::Child { .. }
                 | StepState::Ended(_) => (),
                 _ => self.stop(&definition.id),
             }
         }
+    }
+
+    fn is_inside(&self, definition: &Definition, group: &str) -> bool {
+        let mut at = definition.group.as_deref();
+        while let Some(id) = at {
+            if id == group {
+                return true;
+            }
+            at = self.definition(id).and_then(|definition| definition.group.as_deref());
+        }
+        false
     }
 
     /// After a cancel or the workflow's timeout: attempts and children are ended too.
@@ -113,8 +172,15 @@ impl Turn<'_> {
             StepState::Sleeping { .. } | StepState::Retrying { .. } | StepState::Repeating { .. } => {
                 self.end(key, StepStatus::Cancelled);
             }
-            StepState::Locking { .. } => self.end(key, StepStatus::NotStarted),
-            StepState::Pending | StepState::Child { run: None } | StepState::Ended(_) => (),
+            StepState::Locking { .. }
+            | StepState::Reading
+            | StepState::Held { .. }
+            | StepState::Closed { .. } => self.end(key, StepStatus::NotStarted),
+            StepState::Each(_) => steps::each::stop_items(self, key),
+            StepState::Open { .. }
+            | StepState::Pending
+            | StepState::Child { run: None }
+            | StepState::Ended(_) => (),
         }
     }
 
@@ -126,7 +192,7 @@ impl Turn<'_> {
     }
 
     pub(super) fn cancel_attempt(&mut self, step: &str, visit: u32, number: u32) {
-        let key = AttemptKey { run: self.run.id, step: step.to_owned(), visit, item: None, number };
+        let key = AttemptKey::of(self.run.id, step, visit, number);
         self.effects.push(Effect::CancelAttempt { key });
     }
 }
@@ -138,12 +204,15 @@ pub fn give_up(run: &mut Run, why: &str, now: Timestamp) -> Vec<Effect> {
     }
     let mut effects = Vec::new();
     let undos = run.undos.keys().map(|id| format!("{id}{UNDO_SUFFIX}"));
-    let keys: Vec<String> = run.steps.keys().cloned().chain(undos).collect();
+    let mut keys: Vec<String> = run.steps.keys().cloned().chain(undos).collect();
+    for (key, items) in run.all_items() {
+        keys.extend(items.active().map(|item| StepKey { item: Some(item), ..key }.to_string()));
+    }
     for key in keys {
         let id = run.id;
         let Some(step) = run.step_mut(&key).filter(|step| !step.has_ended()) else { continue };
         if let Some(number) = step.state.attempt() {
-            let key = AttemptKey { run: id, step: key.clone(), visit: step.visit, item: None, number };
+            let key = AttemptKey::of(id, &key, step.visit, number);
             effects.push(Effect::CancelAttempt { key });
         }
         match step.state {

@@ -1,6 +1,8 @@
 //! All that can happen to a run.
 
-use crate::model::{Actor, AttemptKey, Event, Outcome, RunError, RunId, RunStatus, Value};
+use std::sync::Arc;
+
+use crate::model::{Actor, AttemptKey, Event, Object, Outcome, RunError, RunId, RunStatus, Value};
 
 /// What the engine hands to `advance`. The same input twice is one input: the second finds nothing that waits for it.
 #[derive(Clone, Debug)]
@@ -15,6 +17,8 @@ pub enum Input {
     AttemptFinished {
         key: AttemptKey,
         outcome: Outcome,
+        /// Who did it.
+        worker: Option<String>,
     },
     /// People agreed; `answers` to the fields that were asked for.
     Approved {
@@ -36,12 +40,17 @@ pub enum Input {
         step: String,
         run: RunId,
         status: RunStatus,
-        output: Value,
+        output: Arc<Value>,
         error: Option<RunError>,
     },
     /// The run that an undo is to roll back did nothing that could be taken back.
     NothingToUndo {
         step: String,
+    },
+    /// The values that a step asked for by `read`, by its own names.
+    ValuesRead {
+        step: String,
+        values: Object,
     },
     /// The step has the lock that it asked for.
     LockTaken {
@@ -49,6 +58,21 @@ pub enum Input {
     },
     /// Time passed: whatever fell due by `World::now` happens.
     TimePassed,
+    /// Holds were set or released.
+    HoldsChanged,
+    /// A younger run of the same key wants its place: it ends as soon as it only waits.
+    Superseded {
+        by: RunId,
+    },
+    /// It may not begin, and why.
+    Refused {
+        why: String,
+    },
+    /// It may pass windows and holds from now on.
+    ForceAsked {
+        by: Actor,
+        why: String,
+    },
     CancelAsked {
         by: Actor,
     },

@@ -8,11 +8,12 @@
 
 mod advance;
 mod begin;
+mod edges;
 mod effect;
 mod ending;
+mod gates;
 mod graph;
 mod input;
-mod locks;
 mod names;
 mod phases;
 pub mod steps;
@@ -21,7 +22,7 @@ mod tests;
 mod undo;
 
 pub use advance::{advance, listens, wakes_at};
-pub use begin::{Start, did, new_rerun, new_rollback, new_run};
+pub use begin::{Start, did, new_rerun, new_rollback, new_run, slot_of};
 pub use effect::{Effect, Entry, Listening};
 pub use ending::give_up;
 pub use input::Input;
@@ -29,6 +30,7 @@ pub use undo::shown as undos_shown;
 
 use crate::definitions::{Definitions, Workflow};
 use crate::model::Timestamp;
+use crate::model::hold::Holds;
 
 /// How deep runs may start one another.
 pub const MAX_DEPTH: u32 = 20;
@@ -43,6 +45,8 @@ pub struct World<'a> {
     /// The run's workflow among them.
     pub workflow: &'a Workflow,
     pub now: Timestamp,
+    /// The holds of this moment.
+    pub holds: &'a Holds,
     /// Where people find the server: the front of `run.url`.
     pub public_url: &'a str,
 }

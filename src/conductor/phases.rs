@@ -4,15 +4,17 @@
 use crate::definitions::workflow::{Kind, Step as Definition};
 use crate::model::run::{Phase, UNDO_SUFFIX};
 use crate::model::step::StepState;
-use crate::model::{RunError, RunStatus, Step, StepStatus};
+use crate::model::{Run, RunError, RunStatus, Step, StepStatus};
 
-use super::advance::{Turn, broken, tell_parent};
-use super::{graph, locks, steps, undo};
+use super::advance::{Turn, tell_parent};
+use super::{gates, graph, steps, undo};
 
 impl<'a> Turn<'a> {
     /// Starts what may start and goes from phase to phase, until something has to be waited for.
     pub(super) fn settle(&mut self) {
-        while !self.run.paused && self.run.phase != Phase::Ended && self.run.started_at.is_some() {
+        // What ends before it began runs its last phases all the same.
+        let goes = |run: &Run| !run.paused && (run.started_at.is_some() || run.verdict.is_some());
+        while goes(self.run) && self.run.phase != Phase::Ended {
             let moved = match self.run.phase {
                 Phase::Steps | Phase::OnFailure | Phase::Finally => self.start_ready(),
                 Phase::Undo => self.start_undo(),
@@ -53,14 +55,28 @@ impl<'a> Turn<'a> {
         self.section_verdict().is_some() || (self.run.phase == Phase::Undo && self.run.cancels > 0)
     }
 
+    /// The run has failed or was refused, and only what waits for that starts.
+    pub(super) fn is_failing(&self) -> bool {
+        let verdict = self.section_verdict();
+        matches!(verdict, Some(RunStatus::Failed | RunStatus::Rejected))
+    }
+
     pub(super) fn start_ready(&mut self) -> bool {
         let section = self.section();
         let mut moved = false;
         for definition in section {
             let Some(state) = self.run.steps.get(&definition.id).map(|step| &step.state) else { continue };
-            if locks::may_begin(state) {
-                self.enter(definition);
-                moved = true;
+            moved |= match state {
+                StepState::Each(_) => steps::each::go_on(self, &definition.id),
+                StepState::Open { .. } => steps::group::finish(self, definition),
+                StepState::Held { .. } | StepState::Closed { .. } | StepState::Locking { .. } => {
+                    self.try_gate(definition)
+                }
+                _ => false,
+            };
+            if definition.entry.is_some() {
+                moved |= self.try_enter(definition);
+                continue;
             }
             if self.run.steps.get(&definition.id).is_none_or(|step| step.state != StepState::Pending) {
                 continue;
@@ -76,40 +92,33 @@ impl<'a> Turn<'a> {
         moved
     }
 
-    pub(super) fn start(&mut self, definition: &'a Definition) {
-        if let Some(when) = &definition.when {
-            match self.world.definitions.expr.condition(when, &self.scope()) {
-                Ok(true) => (),
-                Ok(false) => return self.end(&definition.id, StepStatus::Skipped),
-                Err(failure) => {
-                    let error = broken(definition, "when", &failure);
-                    return self.fail(&definition.id, StepStatus::Failed, error);
-                }
-            }
-        }
-        match self.lock_of(definition) {
-            Ok(None) => self.enter(definition),
-            Ok(Some(lock)) => self.ask_for_lock(&definition.id, lock),
-            Err(error) => self.fail(&definition.id, StepStatus::Failed, error),
-        }
-    }
-
     /// Begins a step that has what it needs.
-    fn enter(&mut self, definition: &'a Definition) {
+    pub(super) fn enter(&mut self, definition: &'a Definition) {
         self.begin(&definition.id);
+        if let Some(each) = &definition.for_each {
+            return steps::each::start(self, definition, each);
+        }
         match &definition.kind {
             Kind::Run(call) => steps::action::start(self, &definition.id, call),
             Kind::Approve(approve) => steps::approve::start(self, definition, approve),
             Kind::Watch(watch) => steps::watch::start(self, definition, watch),
             Kind::WaitFor(wait) => steps::wait_for::start(self, definition, wait),
             Kind::Sleep(span) => steps::sleep::start(self, definition, span),
-            Kind::Emit { trigger, with } => steps::emit::start(self, definition, trigger, with),
+            Kind::Emit { trigger, with } => {
+                steps::emit::start(self, definition, &definition.id, trigger, with)
+            }
+            Kind::Group(group) => steps::group::start(self, definition, &definition.id, group),
         }
     }
 
     /// One undo at a time, newest start first.
     pub(super) fn start_undo(&mut self) -> bool {
-        if let Some((id, _)) = self.run.undos.iter().find(|(_, undo)| locks::may_begin(&undo.state)) {
+        let each = self.run.undos.iter().find(|(_, undo)| matches!(undo.state, StepState::Each(_)));
+        if let Some((id, _)) = each {
+            let key = format!("{id}{UNDO_SUFFIX}");
+            return steps::each::go_on(self, &key);
+        }
+        if let Some((id, _)) = self.run.undos.iter().find(|(_, undo)| gates::may_begin(&undo.state)) {
             let id = id.clone();
             self.enter_undo(&id);
             return true;
@@ -131,6 +140,10 @@ impl<'a> Turn<'a> {
 
     fn enter_undo(&mut self, id: &str) {
         let key = format!("{id}{UNDO_SUFFIX}");
+        if self.run.items.contains_key(id) {
+            self.begin(&key);
+            return steps::each::start_undo(self, id);
+        }
         let child = self.definition(&key).and_then(|definition| undo::child(definition, self.run));
         match (self.call_of(&key), child) {
             (Some(call), _) => {
@@ -146,7 +159,10 @@ impl<'a> Turn<'a> {
     }
 
     pub(super) fn phase_has_ended(&self) -> bool {
-        let ended = |definition: &Definition| self.run.steps.get(&definition.id).is_none_or(Step::has_ended);
+        let ended = |definition: &Definition| {
+            let unreached = |step: &Step| definition.entry.is_some() && step.state == StepState::Pending;
+            self.run.steps.get(&definition.id).is_none_or(|step| step.has_ended() || unreached(step))
+        };
         match self.run.phase {
             Phase::Undo => self.run.undos.values().all(Step::has_ended),
             _ => self.section().iter().all(ended),
@@ -192,6 +208,7 @@ impl<'a> Turn<'a> {
     }
 
     pub(super) fn after_steps(&mut self) -> Phase {
+        self.end_unreached();
         if self.run.verdict.is_none() {
             self.give_output();
         }
@@ -206,9 +223,9 @@ impl<'a> Turn<'a> {
 
     /// The run's output; an `output` that cannot be rendered fails the run while there is still an undo.
     pub(super) fn give_output(&mut self) {
-        match steps::output_of(self.world, &self.scope()) {
+        match steps::output_of(self.world, self.run, &self.scope()) {
             Ok(output) => {
-                self.run.output = output;
+                self.run.output.set(output);
                 self.run.verdict = Some(RunStatus::Succeeded);
             }
             Err(error) => {
@@ -227,12 +244,15 @@ impl<'a> Turn<'a> {
     }
 
     pub(super) fn status(&self) -> RunStatus {
-        let working = |step: &Step| step.status() == StepStatus::Running;
+        // A group is only as busy as its steps.
+        let working = |step: &Step| {
+            step.status() == StepStatus::Running && !matches!(step.state, StepState::Open { .. })
+        };
         let waiting = |step: &Step| matches!(step.status(), StepStatus::Waiting | StepStatus::Queued);
         match self.run.phase {
             Phase::Ended => self.run.verdict.unwrap_or(RunStatus::Failed),
             _ if self.run.paused => RunStatus::Paused,
-            _ if self.run.started_at.is_none() => RunStatus::Queued,
+            _ if self.run.started_at.is_none() && self.run.verdict.is_none() => RunStatus::Queued,
             Phase::Undo if self.run.rollback_of.is_some() => RunStatus::Running,
             Phase::Undo => RunStatus::Undoing,
             _ if self.run.steps.values().any(working) => RunStatus::Running,

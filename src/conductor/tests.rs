@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod edges;
+mod groups;
+mod items;
 mod simulation;
 
 use std::sync::Arc;
@@ -10,11 +13,12 @@ use serde_json::json;
 
 use super::*;
 use crate::definitions::{Files, Workflow};
+use crate::model::hold::Holds;
 use crate::model::run::{Phase, Undone};
 use crate::model::step::StepState;
 use crate::model::{
-    Actor, Attempt, ErrorKind, Event, EventId, Outcome, Run, RunError, RunId, RunStatus, Span, StepStatus,
-    Value,
+    Actor, Attempt, ErrorKind, Event, EventId, Outcome, Run, RunError, RunId, RunStatus, Span, StepKey,
+    StepStatus, Value,
 };
 
 const CORE: [(&str, &str); 5] = [
@@ -49,8 +53,7 @@ pub(super) struct Stage {
     pub(super) now: Timestamp,
     attempts: Vec<Attempt>,
     effects: Vec<Effect>,
-    /// The run that the one on stage follows from.
-    old: Option<Run>,
+    pub(super) holds: Holds,
 }
 
 impl Stage {
@@ -61,20 +64,25 @@ impl Stage {
     fn with(text: &str, input: Value) -> Stage {
         let definitions = definitions(&[("workflows/w.yaml", text)]);
         let workflow = definitions.workflow_of("site.w").unwrap();
+        Stage::playing(definitions, workflow, input)
+    }
+
+    fn playing(definitions: Definitions, workflow: Arc<Workflow>, input: Value) -> Stage {
         let start = Start {
             revision: definitions.revision.clone(),
-            input,
+            input: input.into(),
             started_by: Actor::user("ada"),
             event: None,
             rule: None,
             parent: None,
             depth: 0,
+            outer: None,
         };
         let now = Timestamp(1_000_000);
         let mut run = new_run(&workflow, start, now);
         run.id = RunId(1);
         let (attempts, effects) = (Vec::new(), Vec::new());
-        let mut stage = Stage { definitions, workflow, run, now, attempts, effects, old: None };
+        let mut stage = Stage { definitions, workflow, run, now, attempts, effects, holds: Holds::default() };
         stage.give(&Input::Started);
         stage
     }
@@ -84,6 +92,7 @@ impl Stage {
             definitions: &self.definitions,
             workflow: &self.workflow,
             now: self.now,
+            holds: &self.holds,
             public_url: "http://siskin.example",
         };
         let effects = advance(world, &mut self.run, input);
@@ -103,12 +112,12 @@ impl Stage {
 
     fn done(&mut self, step: &str, output: Value) -> Vec<Effect> {
         let key = self.attempt(step).key;
-        self.give(&Input::AttemptFinished { key, outcome: Outcome::Succeeded { output } })
+        self.give(&Input::AttemptFinished { key, outcome: Outcome::Succeeded { output }, worker: None })
     }
 
     fn failed(&mut self, step: &str, kind: ErrorKind) -> Vec<Effect> {
         let key = self.attempt(step).key;
-        self.give(&Input::AttemptFinished { key, outcome: Outcome::failed(kind, "it broke") })
+        self.give(&Input::AttemptFinished { key, outcome: Outcome::failed(kind, "it broke"), worker: None })
     }
 
     fn reported(&mut self, step: &str, output: Value) {
@@ -119,6 +128,40 @@ impl Stage {
     fn passes(&mut self, span: Span) {
         self.now = self.now.plus(span);
         self.give(&Input::TimePassed);
+    }
+
+    /// The run as a new process reads it from the store.
+    fn restart(&mut self) {
+        let mut values: Vec<(String, Value)> = Vec::new();
+        self.run.stored();
+        let mut whole = self.run.clone();
+        whole.renew();
+        for (name, row) in whole.rows() {
+            if let crate::model::kept::Row::Write(value) = row {
+                values.push((name, value.clone()));
+            }
+        }
+        let items: Vec<_> = self
+            .run
+            .all_items()
+            .flat_map(|(key, items)| {
+                let key = key.to_string();
+                items.iter().map(move |(item, step)| {
+                    (key.clone(), items.visit, item, serde_json::to_string(step).unwrap())
+                })
+            })
+            .collect();
+        let text = serde_json::to_string(&self.run).unwrap();
+        let version = self.run.version;
+        self.run = serde_json::from_str(&text).unwrap();
+        self.run.version = version;
+        for (key, visit, item, step) in items {
+            self.run.fill_item(StepKey::parse(&key), visit, item, serde_json::from_str(&step).unwrap());
+        }
+        self.run.fill_empty();
+        for (name, value) in values {
+            self.run.fill_value(&name, value);
+        }
     }
 
     fn status(&self, step: &str) -> StepStatus {
@@ -157,7 +200,7 @@ fn the_steps_of_a_list_follow_one_another_and_see_what_came_before() {
     stage.done("a", json!({"x": [1, 2]}));
     assert_eq!(stage.attempt("b").input.masked(), json!({"what": [1, 2]}));
     stage.done("b", json!({"y": 3}));
-    assert_eq!((stage.run.status, &stage.run.output), (RunStatus::Succeeded, &json!({"x": 3})));
+    assert_eq!((stage.run.status, &*stage.run.output), (RunStatus::Succeeded, &json!({"x": 3})));
 }
 
 #[test]
@@ -166,7 +209,11 @@ fn late_and_doubled_outcomes_change_nothing() {
     let key = stage.attempt("a").key;
     stage.done("a", json!({"x": 1}));
     let before = stage.run.clone();
-    stage.give(&Input::AttemptFinished { key, outcome: Outcome::failed(ErrorKind::Failed, "late") });
+    stage.give(&Input::AttemptFinished {
+        key,
+        outcome: Outcome::failed(ErrorKind::Failed, "late"),
+        worker: None,
+    });
     assert_eq!(stage.run, before);
     stage.done("b", json!({"y": 3}));
     let before = stage.run.clone();
@@ -670,7 +717,7 @@ fn a_child_run_works_for_its_step_and_its_refusal_is_the_step_s() {
         step: "a".to_owned(),
         run: RunId(run),
         status,
-        output: json!({"x": 1}),
+        output: Arc::new(json!({"x": 1})),
         error: Some(RunError::failed("no")),
     };
     stage.give(&ended(3, RunStatus::Succeeded));
@@ -692,7 +739,7 @@ on_failure: [{id: tell, run: t.do}]
 fn child_ended(stage: &mut Stage, step: &str, run: i64, status: RunStatus) -> Vec<Effect> {
     let step = step.to_owned();
     stage.run.step_mut(&step).unwrap().state = StepState::Child { run: Some(RunId(run)) };
-    stage.give(&Input::ChildEnded { step, run: RunId(run), status, output: json!({}), error: None })
+    stage.give(&Input::ChildEnded { step, run: RunId(run), status, output: Arc::new(json!({})), error: None })
 }
 
 #[test]
@@ -719,6 +766,7 @@ fn follow(stage: &mut Stage, make: impl Fn(&Workflow, &Run, Start) -> Run) {
         rule: None,
         parent: None,
         depth: 0,
+        outer: None,
     };
     let mut run = make(&stage.workflow, &stage.run, start);
     run.id = RunId(stage.run.id.0 + 100);

@@ -15,7 +15,8 @@ use super::{World, names};
 pub(super) fn plan(workflow: &Workflow, run: &Run) -> IndexMap<String, Step> {
     let steps = began(&workflow.steps, run).into_iter();
     let undone = |step: &&Definition| run.undos.get(&step.id).is_some_and(is_done);
-    let has_undo = |step: &&Definition| step.undo.is_some() || child(step, run).is_some();
+    let has_undo =
+        |step: &&Definition| step.undo.is_some() || child(step, run).is_some() || has_children(step, run);
     let todo = steps.filter(has_undo).filter(|step| !undone(step));
     todo.map(|step| (step.id.clone(), Step::pending())).collect()
 }
@@ -25,12 +26,23 @@ pub(super) fn child(step: &Definition, run: &Run) -> Option<RunId> {
     run.steps.get(&step.id)?.child.filter(|_| step.undo.is_none())
 }
 
+/// Whether items of the step were done by runs, which are rolled back.
+fn has_children(step: &Definition, run: &Run) -> bool {
+    let items = run.items.get(&step.id).filter(|_| step.undo.is_none());
+    items.is_some_and(|items| items.iter().any(|(_, item)| item.child.is_some()))
+}
+
 /// The undos that are still to be done, as people are shown them: `{step, run, with}`, or `{step, rollback_of}` for a child run.
 pub fn shown(world: World<'_>, run: &Run) -> Vec<Value> {
     let (expr, scope) = (&world.definitions.expr, names::scope(world, run, true));
     let plan = plan(world.workflow, run);
     let steps = plan.keys().filter_map(|id| world.workflow.steps.iter().find(|step| step.id == *id));
     let shown = steps.map(|step| match &step.undo {
+        // Its values differ from item to item.
+        _ if run.items.contains_key(&step.id) => {
+            let began = run.items.get(&step.id).map_or(0, |items| items.iter().count());
+            json!({"step": step.id, "run": step.undo.as_ref().map(|call| &call.run), "items": began})
+        }
         Some(call) => match tree::render_map(&call.with, expr, &scope) {
             Ok(with) => json!({"step": step.id, "run": call.run, "with": with.masked()}),
             Err(failure) => {

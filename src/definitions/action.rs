@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Files;
 use super::Place;
 use super::check::{Seen, Signature, World};
-use super::fields::{self, Fields};
+use super::fields::{self, Field, Fields, Type};
 use super::mistake::suggestion;
 use super::sheet::{Keys, Sheet, Table};
 use super::tree::Tree;
@@ -97,6 +97,8 @@ pub(super) fn read(
     let secrets = reader.secrets.into_iter().collect();
     let secret_outputs =
         returns.iter().flatten().filter(|(_, field)| field.secret).map(|(name, _)| name.clone()).collect();
+    let file_inputs = files_among(&input);
+    let file_outputs = returns.as_ref().map(files_among).unwrap_or_default();
     let config = world.configs.get(sheet.pack).map(|config| config.value.clone()).unwrap_or_default();
     Some(Action {
         name: name.to_owned(),
@@ -112,12 +114,23 @@ pub(super) fn read(
             output,
             script,
             secret_outputs,
+            file_inputs,
+            file_outputs,
             config,
             functions: functions.map(str::to_owned),
         },
         secrets,
         input,
     })
+}
+
+/// The fields that are files, or lists of them.
+fn files_among(fields: &Fields) -> Vec<String> {
+    let is_file = |field: &Field| field.kind == Type::File;
+    let found = fields.iter().filter(|(_, field)| {
+        is_file(field) || (field.kind == Type::Array && field.items.as_deref().is_some_and(is_file))
+    });
+    found.map(|(name, _)| name.clone()).collect()
 }
 
 fn read_runner(table: &Table<'_>) -> Option<&'static str> {

@@ -1,8 +1,11 @@
 //! `apps/*.yaml`: what is deployed, and where to. What the file says is what `apps.NAME` is in expressions; a host that is only a name becomes
 //! `{name, ssh: {host}}`, so that readers meet one form.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
+use super::check::no_window;
 use super::sheet::{Keys, Sheet};
 use super::yaml::{Content, Entry, Node};
 use crate::model::{Object, Value};
@@ -24,8 +27,9 @@ const ENVIRONMENT: Keys = Keys {
         "bake",
         "check",
         "source_list",
+        "window",
     ],
-    later: &["window", "notify"],
+    later: &["notify"],
 };
 const HOST: Keys = Keys { of: "a host", built: &["name", "ssh", "root"], later: &[] };
 const SSH: Keys =
@@ -33,8 +37,8 @@ const SSH: Keys =
 const CHECK: Keys = Keys { of: "`check`", built: &["script", "tries", "interval", "timeout"], later: &[] };
 const HOSTS_LATER: [&str; 3] = ["consul", "file", "command"];
 
-/// Reads an app file.
-pub(super) fn read(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
+/// Reads an app file. `windows` are those of siskin.yaml, if that could be read.
+pub(super) fn read(sheet: &Sheet<'_>, node: &Node, windows: Option<&BTreeSet<String>>) -> Option<Value> {
     let table = sheet.table(node, &APP)?;
     let mut app = Object::new();
     for key in ["description", "owner", "repository", "package"] {
@@ -46,7 +50,7 @@ pub(super) fn read(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
         let mut environments = Object::new();
         for entry in sheet.entries(node, "`environments`").unwrap_or_default() {
             check_name(sheet, entry);
-            if let Some(environment) = environment(sheet, &entry.value) {
+            if let Some(environment) = environment(sheet, &entry.value, windows) {
                 environments.insert(entry.key.clone(), environment);
             }
         }
@@ -65,7 +69,7 @@ fn check_name(sheet: &Sheet<'_>, entry: &Entry) {
     }
 }
 
-fn environment(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
+fn environment(sheet: &Sheet<'_>, node: &Node, windows: Option<&BTreeSet<String>>) -> Option<Value> {
     let table = sheet.table(node, &ENVIRONMENT)?;
     let mut environment = Object::new();
     if let Some(node) = table.need("hosts") {
@@ -88,6 +92,13 @@ fn environment(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
     }
     if let Some(span) = table.get("bake").and_then(|node| sheet.span(node, "bake")) {
         environment.insert("bake".to_owned(), json!(span.to_string()));
+    }
+    if let Some(node) = table.get("window") {
+        let name = sheet.name(node, "window")?;
+        if let Some(windows) = windows.filter(|windows| !windows.contains(&name)) {
+            sheet.wrong(node, format!("there is no window `{name}`"), no_window(&name, windows));
+        }
+        environment.insert("window".to_owned(), json!(name));
     }
     if let Some(check) = table.get("check").and_then(|node| check(sheet, node)) {
         environment.insert("check".to_owned(), check);

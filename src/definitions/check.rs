@@ -40,6 +40,7 @@ pub(super) enum Named {
     /// An action or workflow.
     Callable(String),
     Trigger(String),
+    Window(String),
 }
 
 /// Everything that a file may name.
@@ -49,16 +50,27 @@ pub(super) struct World<'a> {
     pub(super) configs: BTreeMap<String, Config>,
     pub(super) callables: BTreeMap<String, Signature>,
     pub(super) triggers: BTreeSet<String>,
+    /// Names of windows. `None`: siskin.yaml can't be read, so nobody knows.
+    pub(super) windows: Option<BTreeSet<String>>,
 }
 
 /// A step's value that an expression reads.
 #[derive(Clone, Debug)]
 pub(super) struct StepRead {
+    /// Empty: which one is known only when it runs, so it may be any.
     pub(super) step: String,
     /// What follows the step's name.
     pub(super) path: Vec<String>,
     pub(super) optional: bool,
     pub(super) place: Place,
+}
+
+/// A name that a step gives to something of its own: the item of a loop, a value of the KV store.
+#[derive(Clone, Debug)]
+pub(super) struct OwnName {
+    pub(super) name: String,
+    /// What it has, where that is known.
+    pub(super) fields: Option<Fields>,
 }
 
 /// The names that an expression may use, besides `config` and `apps`.
@@ -67,6 +79,8 @@ pub(super) struct Seen<'a> {
     /// As in "there is no `x` in a rule".
     pub(super) of: &'static str,
     pub(super) names: &'static [&'static str],
+    /// Names that the definition itself gave.
+    pub(super) own: &'a [OwnName],
     pub(super) input: Option<&'a Fields>,
     /// What `run` has here.
     pub(super) run: &'static [&'static str],
@@ -82,7 +96,7 @@ pub(super) const NO_SECRETS: Option<&str> = Some("its value would be stored and 
 
 impl Seen<'_> {
     pub(super) fn new(of: &'static str, names: &'static [&'static str]) -> Seen<'static> {
-        Seen { of, names, input: None, run: &[], output: None, reads: None, no_secrets: NO_SECRETS }
+        Seen { of, names, own: &[], input: None, run: &[], output: None, reads: None, no_secrets: NO_SECRETS }
     }
 }
 
@@ -138,6 +152,17 @@ impl World<'_> {
         let message = unknown("trigger", sheet.pack, &name);
         sheet.wrong(node, message, suggest_name(sheet.pack, &name, self.triggers.iter()));
         None
+    }
+
+    /// The name of a window of siskin.yaml.
+    pub(super) fn window(&self, sheet: &Sheet<'_>, node: &Node) -> Option<String> {
+        let name = sheet.name(node, "window")?;
+        if let Some(windows) = self.windows.as_ref().filter(|windows| !windows.contains(&name)) {
+            sheet.wrong(node, format!("there is no window `{name}`"), no_window(&name, windows));
+            return None;
+        }
+        sheet.names.borrow_mut().insert(Named::Window(name.clone()));
+        Some(name)
     }
 
     /// `with` for something that takes `signature.input`. `at` is where a missing value is reported.
@@ -214,10 +239,17 @@ impl World<'_> {
             sheet.add(Mistake { place: place.clone(), message, help })
         };
         let root = reference.root.as_str();
-        if !seen.names.contains(&root) && root != "config" && root != "apps" {
+        let own = seen.own.iter().find(|own| own.name == root);
+        if own.is_none() && !seen.names.contains(&root) && root != "config" && root != "apps" {
             return wrong(format!("there is no `{root}` in {}", seen.of), hint_for_root(root, seen));
         }
-        let Some(first) = reference.path.first() else { return };
+        let Some(first) = reference.path.first() else {
+            if let (Some(reads), "steps") = (seen.reads, root) {
+                let any = StepRead { step: String::new(), path: Vec::new(), optional: true, place };
+                reads.borrow_mut().push(any);
+            }
+            return;
+        };
         if root == "steps" {
             if let Some(reads) = seen.reads {
                 let path = reference.path[1..].to_vec();
@@ -246,7 +278,9 @@ impl World<'_> {
             "meta" => Some(unknown_word(META, first, "meta")),
             "error" => Some(unknown_word(ERROR, first, "error")),
             "response" => Some(unknown_word(RESPONSE, first, "response")),
-            _ => None,
+            _ => own
+                .and_then(|own| own.fields.as_ref())
+                .map(|fields| unknown_field(fields, &reference.path, root)),
         };
         if let Some(Some((message, help))) = known {
             let help = match (root, first.as_str()) {
@@ -306,8 +340,22 @@ fn hint_for_root(root: &str, seen: &Seen<'_>) -> Option<String> {
     let is_workflow = seen.names.contains(&"steps");
     match root {
         "event" if is_workflow => Some("what a workflow needs of an event comes by its `input`".to_owned()),
+        "item" | "index" if is_workflow => Some(format!(
+            "`for_each` gives `{root}` to what is done for each item; itself, `when`, `lock` and `read` are judged once for all of them"
+        )),
         "secret" => Some("secrets stand in templates: `{{ secret('name') }}`".to_owned()),
-        _ => suggestion(root, seen.names.iter().copied().chain(["config", "apps"])),
+        _ => {
+            let own = seen.own.iter().map(|own| own.name.as_str());
+            suggestion(root, seen.names.iter().copied().chain(own).chain(["config", "apps"]))
+        }
+    }
+}
+
+/// What to do about a window that is not there.
+pub(super) fn no_window(name: &str, windows: &BTreeSet<String>) -> Option<String> {
+    match windows.is_empty() {
+        true => Some(format!("in siskin.yaml: windows: {{{name}: {{open: [\"* 9-16 * * mon-fri\"]}}}}")),
+        false => suggestion(name, windows.iter().map(String::as_str)),
     }
 }
 

@@ -100,7 +100,7 @@ fn word_length(text: &str) -> usize {
 }
 
 /// The known name that is most like `name`, when one is like it at all.
-pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let scored = known.into_iter().filter(|candidate| *candidate != name);
     let scored = scored.map(|candidate| {
         // One slip of the fingers is near also in a word so short that half of its letters have moved.

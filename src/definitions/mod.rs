@@ -4,7 +4,8 @@
 //! nothing here reads a file (the texts come in as `Files`), so a revision in the store reads like a folder.
 //!
 //! `yaml.rs` makes nodes of a text, `sheet.rs` takes keys from them, one file per kind says which keys there are and what they mean,
-//! `check.rs` looks up names, `graph.rs` holds the steps of a workflow together, `read.rs` knows which file is what.
+//! `check.rs` looks up names, `read.rs` knows which file is what. A workflow is read by `workflow.rs`, its steps by `step.rs`, `waits.rs` and
+//! `loops.rs`; `graph.rs` holds them together, `reads.rs` says which of them sees what, `groups.rs` lays them out for the conductor.
 
 pub mod action;
 pub mod answers;
@@ -12,19 +13,25 @@ pub mod app;
 pub mod check;
 pub mod fields;
 mod graph;
+mod groups;
+mod loops;
 pub mod mistake;
 mod read;
+mod reads;
 pub mod origin;
 pub mod rule;
 mod sheet;
 pub mod site;
 pub mod source;
+mod step;
 pub mod test;
 #[cfg(test)]
 mod tests;
 mod traps;
 pub mod tree;
 pub mod trigger;
+mod waits;
+pub mod window;
 pub mod workflow;
 pub mod yaml;
 
@@ -32,7 +39,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use action::Action;
-pub use mistake::{Mistake, Place, show};
+pub use mistake::{Mistake, Place, nearest, show};
 pub use rule::Rule;
 pub use source::Source;
 pub use trigger::Trigger;
@@ -118,8 +125,11 @@ impl Definitions {
         self.callable(name).map(Callable::input)
     }
 
-    /// What a run of this name follows: a workflow, or the one step of an action.
+    /// What a run of this name follows: a workflow, the one step of an action, or of a workflow the group `pack.name#group`.
     pub fn workflow_of(&self, name: &str) -> Option<Arc<Workflow>> {
+        if let Some((outer, group)) = name.split_once('#') {
+            return self.workflows.get(outer)?.groups.get(group).map(Arc::clone);
+        }
         match self.callable(name)? {
             Callable::Workflow(workflow) => Some(Arc::clone(workflow)),
             Callable::Action(action) => Some(Arc::new(self.implicit_workflow(action))),
@@ -134,7 +144,7 @@ impl Definitions {
             return format!("`{name}` was left out, because {why}; `siskin check` shows all mistakes");
         }
         let names = self.actions.keys().chain(self.workflows.keys()).map(String::as_str);
-        match mistake::nearest(name, names) {
+        match nearest(name, names) {
             Some(near) => format!("there is no action or workflow `{name}`; did you mean `{near}`?"),
             None => format!("there is no action or workflow `{name}`"),
         }
@@ -162,12 +172,18 @@ impl Definitions {
             }),
             needs: Vec::new(),
             start_on: workflow::StartOn::Success,
+            entry: None,
             when: None,
             retry: Retry::default(),
             retry_when: None,
             timeout: None,
             repeat: None,
             lock: None,
+            group: None,
+            window: None,
+            worker: None,
+            read: Vec::new(),
+            for_each: None,
             continue_on_failure: false,
             undo: None,
             id: id.clone(),
@@ -184,6 +200,9 @@ impl Definitions {
             finally: Vec::new(),
             output: Vec::new(),
             whole_output: output.ok().map(tree::Tree::Template),
+            concurrency: None,
+            groups: BTreeMap::new(),
+            gives_steps: false,
             timeout: None,
             config: action.work.config.clone(),
         }

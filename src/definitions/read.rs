@@ -30,12 +30,14 @@ enum Kind {
     Trigger,
     Source,
     Command,
+    /// Part of siskin.yaml.
+    Window,
 }
 
 impl Kind {
     fn folder(self) -> &'static str {
         match self {
-            Kind::Site | Kind::Pack => "",
+            Kind::Site | Kind::Pack | Kind::Window => "",
             Kind::App => "apps",
             Kind::Action => "actions",
             Kind::Workflow => "workflows",
@@ -57,6 +59,7 @@ impl Kind {
             Kind::Trigger => "trigger",
             Kind::Source => "source",
             Kind::Command => "command",
+            Kind::Window => "window",
         }
     }
 }
@@ -86,10 +89,11 @@ pub(super) fn read(files: &Files) -> (Definitions, Vec<Mistake>) {
         mistakes.push(Mistake { place, message: broken.mistake.message, help: None });
     }
     let mut collected = Collected { mistakes, ..Collected::default() };
-    let apps = Value::Object(read_apps(&papers, &mut collected));
     let (site, configs) = read_site(&papers, &mut collected);
+    let windows = windows(&papers);
+    let apps = Value::Object(read_apps(&papers, windows.as_ref(), &mut collected));
     let (callables, triggers) = signatures(&papers);
-    let world = World { expr: &expr, apps: &apps, configs, callables, triggers };
+    let world = World { expr: &expr, apps: &apps, configs, callables, triggers, windows };
     for paper in &papers {
         let functions = functions.get(&paper.pack).map(|(_, text)| text.as_str());
         collected.take(paper, &world, files, functions);
@@ -333,11 +337,19 @@ fn functions(files: &Files, mistakes: &mut Vec<Mistake>) -> BTreeMap<String, (Ar
 
 // What others name.
 
-fn read_apps(papers: &[Paper], collected: &mut Collected) -> Object {
+/// The names of the windows in siskin.yaml, those with mistakes among them; none when that is no YAML.
+fn windows(papers: &[Paper]) -> Option<BTreeSet<String>> {
+    let Some(paper) = papers.iter().find(|paper| paper.kind == Kind::Site) else {
+        return Some(BTreeSet::new());
+    };
+    site::names_of_windows(&paper.node)
+}
+
+fn read_apps(papers: &[Paper], windows: Option<&BTreeSet<String>>, collected: &mut Collected) -> Object {
     let mut apps = Object::new();
     for paper in papers.iter().filter(|paper| paper.kind == Kind::App) {
         let sheet = Sheet::new(&paper.source, &paper.pack);
-        let app = app::read(&sheet, &paper.node);
+        let app = app::read(&sheet, &paper.node, windows);
         let is_whole = collected.finish(paper, sheet);
         // An app with a mistake is known by what could be read of it: its users' mistakes are their own.
         if let (Some(app), true) = (app, is_whole) {
@@ -378,6 +390,7 @@ fn read_site(papers: &[Paper], collected: &mut Collected) -> (Site, BTreeMap<Str
     }
     if let (Some(paper), Some(sheet)) = (paper, sheet) {
         collected.finish(paper, sheet);
+        collected.take_windows(paper, &site);
     }
     for paper in papers.iter().filter(|paper| paper.kind == Kind::Pack) {
         report_unconfigured(paper, &mut configs, collected);
@@ -521,6 +534,17 @@ impl Collected {
         false
     }
 
+    /// What names a window with a mistake is left out, and nothing else of siskin.yaml.
+    fn take_windows(&mut self, paper: &Paper, site: &Site) {
+        for name in site::names_of_windows(&paper.node).unwrap_or_default() {
+            let key = (Kind::Window, name.clone());
+            if !site.windows.contains_key(&name) {
+                self.broken.insert(key.clone(), format!("the window `{name}` in siskin.yaml has a mistake"));
+            }
+            self.names.insert(key, BTreeSet::new());
+        }
+    }
+
     fn take(&mut self, paper: &Paper, world: &World<'_>, files: &Files, functions: Option<&str>) {
         let sheet = Sheet::new(&paper.source, &paper.pack);
         let (node, name) = (&paper.node, paper.name.clone());
@@ -546,7 +570,7 @@ impl Collected {
                 let read = source::read(&sheet, node, &name, world);
                 kept.sources.extend(read.map(|source| (name, Arc::new(source))));
             }
-            Kind::Site | Kind::Pack | Kind::App | Kind::Command => return,
+            Kind::Site | Kind::Pack | Kind::App | Kind::Command | Kind::Window => return,
         }
         self.finish(paper, sheet);
     }
@@ -623,6 +647,7 @@ fn missing<'n>(
     let (name, kinds): (_, &[Kind]) = match named {
         Named::Callable(name) => (name, &[Kind::Action, Kind::Workflow]),
         Named::Trigger(name) => (name, &[Kind::Trigger]),
+        Named::Window(name) => (name, &[Kind::Window]),
     };
     let key = |kind: Kind| (kind, name.clone());
     let is_left = |kind: &&Kind| names.contains_key(&key(**kind)) && !gone.contains_key(&key(**kind));

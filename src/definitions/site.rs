@@ -1,11 +1,12 @@
 //! `siskin.yaml`: what holds for the whole site. And `packs/P/pack.yaml`, which says what of it a pack wants to know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::fields::{self, Fields};
 use super::sheet::{Keys, Sheet};
-use super::yaml::Node;
-use crate::model::Value;
+use super::window::{self, Window};
+use super::yaml::{Content, Node};
+use crate::model::{Span, Value};
 
 #[derive(Clone, Debug, Default)]
 pub struct Site {
@@ -14,6 +15,33 @@ pub struct Site {
     pub public_url: Option<String>,
     /// User name → roles.
     pub users: BTreeMap<String, User>,
+    /// Without those that have a mistake.
+    pub windows: BTreeMap<String, Window>,
+    pub retention: Retention,
+}
+
+/// How long is kept what is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// From when an event came.
+    pub events: Span,
+    /// From a run's end, with all that belongs to it.
+    pub runs: Span,
+    /// What attempts printed.
+    pub logs: Span,
+    /// Who did what.
+    pub audit: Span,
+}
+
+impl Default for Retention {
+    fn default() -> Retention {
+        Retention {
+            events: Span::days(30),
+            runs: Span::days(90),
+            logs: Span::days(30),
+            audit: Span::days(400),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,9 +53,12 @@ pub struct User {
 
 const SITE: Keys = Keys {
     of: "siskin.yaml",
-    built: &["config", "public_url", "users"],
-    later: &["windows", "notify", "retention", "limits", "owners"],
+    built: &["config", "public_url", "retention", "users", "windows"],
+    later: &["notify", "limits", "owners"],
 };
+const RETENTION: Keys = Keys { of: "`retention`", built: &["events", "runs", "logs", "audit"], later: &[] };
+/// Less would take away what people still look at.
+const SHORTEST_RETENTION: Span = Span::minutes(60);
 const USER: Keys = Keys { of: "a user", built: &["roles", "links"], later: &[] };
 const PACK: Keys =
     Keys { of: "pack.yaml", built: &["name", "description", "version", "config", "needs"], later: &[] };
@@ -44,14 +75,65 @@ pub(super) fn read<'n>(sheet: &Sheet<'_>, node: &'n Node) -> (Site, Option<&'n N
             site.users.insert(entry.key.clone(), user);
         }
     }
+    if let Some(node) = table.get("retention") {
+        site.retention = retention(sheet, node);
+    }
+    let windows = table.get("windows").and_then(|node| sheet.entries(node, "`windows`"));
+    for entry in windows.unwrap_or_default() {
+        if !super::is_app_name(&entry.key) {
+            let message = format!(
+                "`{}` is no name of a window: small letters, digits, `_` and `-`, a letter first",
+                entry.key
+            );
+            sheet.report(entry.line, entry.column, message, None);
+        }
+        if let Some(window) = window::read(sheet, &entry.value) {
+            site.windows.insert(entry.key.clone(), window);
+        }
+    }
     // Found again in the node itself, whose life is longer than the table's.
     let config = match &node.content {
-        super::yaml::Content::Map(entries) => {
-            entries.iter().find(|entry| entry.key == "config").map(|entry| &entry.value)
-        }
+        Content::Map(entries) => entries.iter().find(|entry| entry.key == "config").map(|entry| &entry.value),
         _ => None,
     };
     (site, config)
+}
+
+/// The names of all windows, those with mistakes among them; none when the file could not be read at all.
+pub(super) fn names_of_windows(node: &Node) -> Option<BTreeSet<String>> {
+    let entries = match &node.content {
+        Content::Map(entries) => entries,
+        Content::Broken => return None,
+        _ => return Some(BTreeSet::new()),
+    };
+    let windows = entries.iter().find(|entry| entry.key == "windows").map(|entry| &entry.value.content);
+    match windows {
+        Some(Content::Map(windows)) => Some(windows.iter().map(|entry| entry.key.clone()).collect()),
+        Some(Content::Broken) => None,
+        _ => Some(BTreeSet::new()),
+    }
+}
+
+fn retention(sheet: &Sheet<'_>, node: &Node) -> Retention {
+    let mut retention = Retention::default();
+    let Some(table) = sheet.table(node, &RETENTION) else { return retention };
+    for (key, span) in [
+        ("events", &mut retention.events),
+        ("runs", &mut retention.runs),
+        ("logs", &mut retention.logs),
+        ("audit", &mut retention.audit),
+    ] {
+        let Some(node) = table.get(key) else { continue };
+        match sheet.span(node, key) {
+            Some(said) if said < SHORTEST_RETENTION => {
+                let message = format!("`{key}` of `retention` is at least {SHORTEST_RETENTION}, not {said}");
+                sheet.wrong(node, message, None);
+            }
+            Some(said) => *span = said,
+            None => (),
+        }
+    }
+    retention
 }
 
 fn public_url(sheet: &Sheet<'_>, node: &Node) -> Option<String> {

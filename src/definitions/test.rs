@@ -15,7 +15,7 @@ use super::workflow::{Approve, Kind, Step, Workflow};
 use super::yaml::{Content, Node, Source};
 use super::{Action, Files, Rule, SITE, Trigger};
 use crate::model::run::UNDO_SUFFIX;
-use crate::model::{ErrorKind, Filled, Object, RunError, RunStatus, Span, StepStatus, Value};
+use crate::model::{ErrorKind, Filled, Object, RunError, RunStatus, Span, StepStatus, Timestamp, Value};
 
 /// One document of a file of tests.
 #[derive(Clone, Debug)]
@@ -89,6 +89,10 @@ pub struct WorkflowCase {
     pub input: Value,
     /// Stand over those of the test.
     pub mocks: Mocks,
+    /// When the run begins; some day when not said.
+    pub starts_at: Option<Timestamp>,
+    pub holds: Vec<Held>,
+    pub force: Option<Forced>,
     /// In the order of their times.
     pub events: Vec<(Span, Happening)>,
     /// By the step that asks.
@@ -105,6 +109,27 @@ pub struct Answer {
     pub reject: bool,
     pub comment: Option<String>,
     pub answers: Value,
+}
+
+/// A hold that stands for a while.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// An app, or `all`.
+    pub what: String,
+    /// Since the run's start.
+    pub from: Span,
+    /// The same; `None`: as long as the run.
+    pub until: Option<Span>,
+    pub why: String,
+}
+
+/// Somebody lets the run pass windows and holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forced {
+    /// Since the run's start.
+    pub at: Span,
+    pub by: String,
+    pub why: String,
 }
 
 /// What comes of a run; what is `None` or empty is not looked at.
@@ -129,10 +154,12 @@ pub struct Called {
     pub with: Option<Value>,
 }
 
-/// What stands in for actions and child runs: by step (`package`, `canary/undo`), or by the full name of an action or workflow.
+/// What stands in for actions and child runs: by step (`package`, `canary/undo`), or by the full name of an action or workflow. Of a step that is
+/// done for each item of a list, one for each item; otherwise one for each attempt. The last holds for all further ones.
 #[derive(Clone, Debug, Default)]
 pub struct Mocks {
-    pub by_name: BTreeMap<String, Vec<Mock>>,
+    /// Each entry of a list, with its attempts: more than one where it says so.
+    pub by_name: BTreeMap<String, Vec<Vec<Mock>>>,
 }
 
 /// What one attempt does.
@@ -154,14 +181,18 @@ const WORKFLOW_TEST: Keys = Keys {
 const RULE_CASE: Keys = Keys { of: "a case of a rule", built: &["name", "event", "expect"], later: &[] };
 const WORKFLOW_CASE: Keys = Keys {
     of: "a case of a workflow",
-    built: &["name", "input", "mock", "events", "answers", "expect"],
+    built: &["name", "at", "input", "mock", "events", "answers", "holds", "force", "expect"],
     later: &[],
 };
 const EVENT: Keys = Keys { of: "`event`", built: &["trigger", "payload", "file"], later: &[] };
 const TIMED_EVENT: Keys = Keys { of: "an event", built: &["at", "trigger", "payload", "file"], later: &[] };
 const ANSWER: Keys =
     Keys { of: "an answer", built: &["by", "at", "yes", "reject", "comment", "answers"], later: &[] };
-const MOCK: Keys = Keys { of: "a mock", built: &["output", "fail", "error", "takes"], later: &[] };
+const HELD: Keys = Keys { of: "a hold", built: &["what", "from", "until", "why"], later: &[] };
+const FORCED: Keys = Keys { of: "`force`", built: &["at", "by", "why"], later: &[] };
+const MOCK: Keys =
+    Keys { of: "a mock", built: &["output", "fail", "error", "takes", "attempts"], later: &[] };
+const ATTEMPT: Keys = Keys { of: "an attempt", built: &["output", "fail", "error", "takes"], later: &[] };
 const ERROR: Keys = Keys { of: "`error`", built: &["kind", "message"], later: &[] };
 const RULE_EXPECTED: Keys = Keys {
     of: "what is expected of a rule",
@@ -521,10 +552,14 @@ impl Reader<'_> {
         }
         let workflow = self.kept.workflows.get(&name).map(|workflow| &**workflow);
         let mocks = table.get("mock").map(|node| self.mocks(node, workflow)).unwrap_or_default();
+        let mut apps = self.world.apps.as_object().cloned().unwrap_or_default();
+        if let Some(Value::Object(own)) = table.get("apps").map(|node| self.sheet.value(node)) {
+            apps.extend(own);
+        }
         let cases = self
             .cases(table, &WORKFLOW_CASE)
             .into_iter()
-            .map(|(case, place, name)| self.workflow_case(&case, place, name, workflow))
+            .map(|(case, place, name)| self.workflow_case(&case, place, name, workflow, &apps))
             .collect();
         Some(Subject::Workflow { workflow: name, mocks, cases })
     }
@@ -535,6 +570,7 @@ impl Reader<'_> {
         place: Place,
         name: String,
         workflow: Option<&Workflow>,
+        apps: &Object,
     ) -> WorkflowCase {
         let sheet = self.sheet;
         let mut events: Vec<(Span, Happening)> = Vec::new();
@@ -562,6 +598,9 @@ impl Reader<'_> {
             name,
             input: self.input(case, workflow),
             mocks: case.get("mock").map(|node| self.mocks(node, workflow)).unwrap_or_default(),
+            starts_at: case.get("at").and_then(|node| self.time(node)),
+            holds: self.holds(case, apps),
+            force: case.get("force").and_then(|node| self.forced(node)),
             events,
             answers,
             expect: case
@@ -569,6 +608,46 @@ impl Reader<'_> {
                 .and_then(|node| self.workflow_expected(node, workflow))
                 .unwrap_or_default(),
         }
+    }
+
+    /// A moment, as RFC 3339 writes it.
+    fn time(&self, node: &Node) -> Option<Timestamp> {
+        let text = self.sheet.text(node, "at")?;
+        let time = text.parse();
+        if time.is_err() {
+            let help = Some("write it like 2026-11-20T10:00:00+01:00".to_owned());
+            self.sheet.wrong(node, format!("`at` is when the run begins, and `{text}` is no time"), help);
+        }
+        time.ok()
+    }
+
+    fn holds(&self, case: &Table<'_>, apps: &Object) -> Vec<Held> {
+        let sheet = self.sheet;
+        let nodes = case.get("holds").map(|node| sheet.one_or_list(node)).unwrap_or_default();
+        let held = |node| {
+            let table = sheet.table(node, &HELD)?;
+            let at = table.need("what")?;
+            let what = sheet.name(at, "what")?;
+            if what != "all" && !apps.contains_key(&what) {
+                let help = suggestion(&what, apps.keys().map(String::as_str).chain(["all"]));
+                sheet.wrong(at, format!("there is no app `{what}`: what is held is an app, or all"), help);
+            }
+            let (from, until) = (table.span("from").unwrap_or_default(), table.span("until"));
+            if let Some(node) = table.get("until").filter(|_| until.is_some_and(|until| until <= from)) {
+                sheet.wrong(node, format!("the hold would end before it begins, at {from}"), None);
+            }
+            let why = table.text("why").unwrap_or_else(|| "the test says so".to_owned());
+            Some(Held { what, from, until, why })
+        };
+        nodes.iter().filter_map(held).collect()
+    }
+
+    fn forced(&self, node: &Node) -> Option<Forced> {
+        let table = self.sheet.table(node, &FORCED)?;
+        let at = table.span("at").unwrap_or_default();
+        let by = table.text("by").unwrap_or_else(|| "test".to_owned());
+        let why = table.text("why").unwrap_or_else(|| "the test says so".to_owned());
+        Some(Forced { at, by, why })
     }
 
     /// What the run is given, as the API would accept it.
@@ -602,7 +681,7 @@ impl Reader<'_> {
         id: &str,
     ) -> Result<&'w Approve, (String, Option<String>)> {
         let asks = |step: &&'w Step| matches!(step.kind, Kind::Approve(_));
-        match all_steps(workflow).find(|step| step.id == id).map(|step| &step.kind) {
+        match find_step(workflow, id).map(|found| &found.step().kind) {
             Some(Kind::Approve(approve)) => Ok(approve),
             Some(_) => Err((format!("the step `{id}` asks nobody"), None)),
             None => {
@@ -655,8 +734,8 @@ impl Reader<'_> {
             if nodes.is_empty() {
                 self.sheet.wrong(&entry.value, "a mock without an attempt", None);
             }
-            let plays = nodes.iter().filter_map(|node| self.mock(node, run.as_deref(), outputs));
-            mocks.by_name.insert(name, plays.collect());
+            let plays = nodes.iter().map(|node| self.attempts(node, run.as_deref(), outputs));
+            mocks.by_name.insert(name, plays.filter(|attempts| !attempts.is_empty()).collect());
         }
         mocks
     }
@@ -669,7 +748,7 @@ impl Reader<'_> {
     ) -> Result<(String, Option<String>), (String, Option<String>)> {
         let Some(workflow) = workflow else { return Ok((key.to_owned(), None)) };
         let id = key.strip_suffix(UNDO_SUFFIX).unwrap_or(key);
-        if let Some(step) = all_steps(workflow).find(|step| step.id == id) {
+        if let Some(step) = find_step(workflow, id).map(|found| found.step()) {
             let run = match (&step.kind, id == key) {
                 (_, false) => step.undo.as_ref().map(|call| call.run.clone()),
                 (Kind::Run(call), true) => Some(call.run.clone()),
@@ -678,6 +757,10 @@ impl Reader<'_> {
                 (Kind::Approve(_), true) => {
                     let help = Some("say in the case's `answers` what people say".to_owned());
                     return Err((format!("the step `{id}` asks people; there is nothing to mock"), help));
+                }
+                (Kind::Group(_), true) => {
+                    let help = Some("mock its steps, each by its own `id`".to_owned());
+                    return Err((format!("`{id}` is a group, which is always played"), help));
                 }
                 (_, true) => None,
             };
@@ -704,9 +787,27 @@ impl Reader<'_> {
         }
     }
 
-    fn mock(&self, node: &Node, run: Option<&str>, outputs: Option<&Fields>) -> Option<Mock> {
+    /// One entry of a list of mocks: one attempt, or those in its `attempts`.
+    fn attempts(&self, node: &Node, run: Option<&str>, outputs: Option<&Fields>) -> Vec<Mock> {
         let sheet = self.sheet;
-        let table = sheet.table(node, &MOCK)?;
+        let Some(table) = sheet.table(node, &MOCK) else { return Vec::new() };
+        let Some(list) = table.get("attempts") else {
+            return self.mock(&table, run, outputs).into_iter().collect();
+        };
+        if let Some(entry) = table.keys().find(|entry| entry.key != "attempts") {
+            let message = format!("`{}` belongs into one of the `attempts`", entry.key);
+            sheet.report(entry.line, entry.column, message, None);
+        }
+        let nodes = sheet.one_or_list(list);
+        if nodes.is_empty() {
+            sheet.wrong(list, "a mock without an attempt", None);
+        }
+        let tables = nodes.iter().filter_map(|node| sheet.table(node, &ATTEMPT));
+        tables.filter_map(|table| self.mock(&table, run, outputs)).collect()
+    }
+
+    fn mock(&self, table: &Table<'_>, run: Option<&str>, outputs: Option<&Fields>) -> Option<Mock> {
+        let sheet = self.sheet;
         if let (Some(_), Some(entry)) = (table.get("fail"), table.entry("error")) {
             sheet.report(entry.line, entry.column, "`fail` is short for `error`: say one of them", None);
         }
@@ -759,12 +860,8 @@ impl Reader<'_> {
         let mut steps = Object::new();
         let entries = table.get("steps").and_then(|node| sheet.entries(node, "`steps`")).unwrap_or_default();
         for entry in entries {
-            if let Some(workflow) = workflow
-                && !all_steps(workflow).any(|step| step.id == entry.key)
-            {
-                let known: Vec<&str> = all_steps(workflow).map(|step| step.id.as_str()).collect();
-                let message = format!("{} has no step `{}`", workflow.name, entry.key);
-                sheet.report(entry.line, entry.column, message, suggestion(&entry.key, known));
+            if let Some(Err((message, help))) = workflow.map(|workflow| own_step(workflow, &entry.key)) {
+                sheet.report(entry.line, entry.column, message, help);
                 continue;
             }
             self.check_step_expected(&entry.value);
@@ -806,8 +903,8 @@ impl Reader<'_> {
     fn undone(&self, node: &Node, workflow: Option<&Workflow>) -> Option<String> {
         let id = self.sheet.name(node, "undone")?;
         let Some(workflow) = workflow else { return Some(id) };
-        if !workflow.steps.iter().any(|step| step.id == id && step.undo.is_some()) {
-            let known = workflow.steps.iter().filter(|step| step.undo.is_some());
+        if !all_steps(workflow).any(|step| step.id == id && step.undo.is_some()) {
+            let known = all_steps(workflow).filter(|step| step.undo.is_some());
             let known: Vec<&str> = known.map(|step| step.id.as_str()).collect();
             let message = format!("{} has no step `{id}` with an undo", workflow.name);
             self.sheet.wrong(node, message, suggestion(&id, known));
@@ -861,6 +958,49 @@ impl Reader<'_> {
     }
 }
 
+/// Where a step stands.
+enum Stands<'w> {
+    /// In the run of the workflow itself.
+    Here(&'w Step),
+    /// In a group that is a run of its own.
+    Apart { step: &'w Step, group: &'w str },
+}
+
+impl<'w> Stands<'w> {
+    fn step(&self) -> &'w Step {
+        match self {
+            Stands::Here(step) | Stands::Apart { step, .. } => step,
+        }
+    }
+}
+
+/// The step of this id, in the workflow or in one of its groups.
+fn find_step<'w>(workflow: &'w Workflow, id: &str) -> Option<Stands<'w>> {
+    let here = workflow.own_steps().find(|step| step.id == id).map(Stands::Here);
+    here.or_else(|| {
+        workflow.groups.iter().find_map(|(group, inside)| {
+            let step = inside.own_steps().find(|step| step.id == id)?;
+            Some(Stands::Apart { step, group })
+        })
+    })
+}
+
+/// Whether there is such a step in the run itself, whose status can be looked at.
+fn own_step(workflow: &Workflow, id: &str) -> Result<(), (String, Option<String>)> {
+    match find_step(workflow, id) {
+        Some(Stands::Here(_)) => Ok(()),
+        Some(Stands::Apart { group, .. }) => {
+            let help = format!("expect what the group gave: {group}: {{output: ...}}");
+            Err((format!("`{id}` stands in the group `{group}`, which is a run of its own"), Some(help)))
+        }
+        None => {
+            let known: Vec<&str> = workflow.own_steps().map(|step| step.id.as_str()).collect();
+            Err((format!("{} has no step `{id}`", workflow.name), suggestion(id, known)))
+        }
+    }
+}
+
+/// The steps of a workflow and of its groups.
 fn all_steps(workflow: &Workflow) -> impl Iterator<Item = &Step> {
-    workflow.steps.iter().chain(&workflow.on_failure).chain(&workflow.finally)
+    workflow.own_steps().chain(workflow.groups.values().flat_map(|group| group.own_steps()))
 }

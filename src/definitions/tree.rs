@@ -34,6 +34,16 @@ impl Tree {
         })
     }
 
+    /// The value as it is written, templates as their text: for people and programs that ask what is defined.
+    pub fn shown(&self) -> Value {
+        match self {
+            Tree::Plain(value) => value.clone(),
+            Tree::Template(template) => Value::String(template.source().to_owned()),
+            Tree::List(items) => items.iter().map(Tree::shown).collect(),
+            Tree::Map(entries) => entries.iter().map(|(name, value)| (name.clone(), value.shown())).collect(),
+        }
+    }
+
     /// Every template in it.
     pub fn templates(&self) -> Vec<&Template> {
         match self {

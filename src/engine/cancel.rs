@@ -17,7 +17,7 @@ impl Engine {
     /// There is no such run, or it has ended.
     pub async fn cancel(self: &Arc<Self>, run: RunId, caller: &Caller) -> Result<Run, Refused> {
         let input = Input::CancelAsked { by: caller.actor.clone() };
-        self.ask_run(run, input, "run.cancel", caller, |_| None).await
+        self.ask_run(run, input, "run.cancel", Value::Null, caller, |_| None).await
     }
 
     /// Starts nothing new in a run; attempts in flight are left to finish.
@@ -27,7 +27,7 @@ impl Engine {
     pub async fn pause(self: &Arc<Self>, run: RunId, caller: &Caller) -> Result<Run, Refused> {
         let input = Input::PauseAsked { by: caller.actor.clone() };
         let refuse = |run: &Run| run.paused.then(|| format!("run {} is paused already", run.id));
-        self.ask_run(run, input, "run.pause", caller, refuse).await
+        self.ask_run(run, input, "run.pause", Value::Null, caller, refuse).await
     }
 
     /// Lets a paused run go on.
@@ -37,21 +37,22 @@ impl Engine {
     pub async fn resume(self: &Arc<Self>, run: RunId, caller: &Caller) -> Result<Run, Refused> {
         let input = Input::ResumeAsked { by: caller.actor.clone() };
         let refuse = |run: &Run| (!run.paused).then(|| format!("run {} is not paused", run.id));
-        self.ask_run(run, input, "run.resume", caller, refuse).await
+        self.ask_run(run, input, "run.resume", Value::Null, caller, refuse).await
     }
 
-    async fn ask_run(
+    pub(super) async fn ask_run(
         self: &Arc<Self>,
         id: RunId,
         input: Input,
         act: &str,
+        details: Value,
         caller: &Caller,
         refuse: impl Fn(&Run) -> Option<String> + Send + Sync + 'static,
     ) -> Result<Run, Refused> {
         let ended = move |status: RunStatus| format!("run {id} has ended: it is {status}");
         let judge =
             move |run: &Run| if run.status.is_final() { Some(ended(run.status)) } else { refuse(run) };
-        let audit = self.audit(caller, act, format!("run {id}"), Value::Null);
+        let audit = self.audit(caller, act, format!("run {id}"), details);
         let wanted = Move {
             inputs: vec![input],
             audit: Some(audit),

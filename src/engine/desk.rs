@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::model::desk::{Reply, Request};
 use crate::model::release::{Deployment, DeploymentStatus};
 use crate::model::{Actor, AttemptKey};
-use crate::store::{DeploymentFilter, KvSet, NewAudit, NewDeployment, StoreError};
+use crate::store::{DeploymentFilter, KvSet, NewAudit, NewDeployment, Piece, Put, StoreError};
 
 use super::Engine;
 
@@ -58,10 +58,13 @@ impl Engine {
                 let version = self.store.kv_set(set, Some(audit), now).await?;
                 Ok(Reply::Kv { value: Some(value), version })
             }
-            Request::BeginDeployment { app, environment, version } => {
+            Request::BeginDeployment { app, environment, version, after } => {
                 let unique = format!("{}/{}/{}", key.run, key.step, key.visit);
-                let new = NewDeployment { key: unique, app, environment, version, run: Some(key.run) };
-                let stored = self.store.begin_deployment(new, now).await?;
+                let new = NewDeployment { key: unique, app, environment, version, run: Some(key.run), after };
+                let stored = match self.store.begin_deployment(new, now).await {
+                    Err(StoreError::Conflict(why)) => return Ok(Reply::Refused { why }),
+                    other => other?,
+                };
                 Ok(Reply::Deployment { deployment: stored.deployment, hosts: stored.hosts })
             }
             Request::UpdateDeployment { id, status, hosts } => {
@@ -80,6 +83,24 @@ impl Engine {
                 },
                 None => Ok(Reply::Refused { why: format!("there is no deployment {id}") }),
             },
+            Request::HasArtefact { hash } => {
+                let known = self.artefacts.keep_for(&hash, key.run, now).await?;
+                Ok(known.map_or(Reply::Absent, |size| Reply::Artefact { size }))
+            }
+            Request::PutArtefact { hash, size, offset, bytes } => {
+                let piece = Piece { hash: hash.clone(), size, offset, bytes };
+                Ok(match self.artefacts.put(piece, key.run, now).await? {
+                    Put::More => Reply::Done,
+                    Put::Kept => Reply::Artefact { size },
+                    Put::Wrong => {
+                        Reply::Refused { why: format!("what came is not {hash}: it changed on the way") }
+                    }
+                })
+            }
+            Request::GetArtefact { hash, offset } => {
+                let piece = self.artefacts.piece(&hash, offset).await?;
+                Ok(piece.map_or(Reply::Absent, |bytes| Reply::Piece { bytes }))
+            }
         }
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::conductor::{self, Input, World};
-use crate::model::{AttemptKey, Run, RunId, Timestamp};
+use crate::model::step::StepState;
+use crate::model::{AttemptKey, Run, RunId, Step, Timestamp};
 use crate::store::{AddedEvent, NewAudit, NewHistory, StoreError, Wait};
 
 use super::effects::Act;
@@ -54,17 +55,28 @@ struct Moved {
     acts: Vec<Act>,
     children: Vec<RunId>,
     events: Vec<AddedEvent>,
+    /// The inputs changed nothing, and nothing was written.
+    is_nowhere: bool,
 }
 
 impl Moved {
     fn nowhere(run: Run) -> Moved {
-        Moved { run, acts: Vec::new(), children: Vec::new(), events: Vec::new() }
+        Moved { run, acts: Vec::new(), children: Vec::new(), events: Vec::new(), is_nowhere: true }
     }
 }
 
 impl Engine {
     fn cell(&self, id: RunId) -> Arc<Cell> {
         Arc::clone(lock(&self.cells).entry(id).or_default())
+    }
+
+    /// Has the run read again when it moves next: another server may have moved it. While it is being moved here, the version that the write
+    /// names does the same.
+    pub(super) fn forget_held(&self, id: RunId) {
+        let Some(cell) = lock(&self.cells).get(&id).cloned() else { return };
+        if let Ok(mut held) = cell.run.try_lock() {
+            *held = None;
+        };
     }
 
     /// Forgets a run that has ended or only waits, unless somebody is about to move it.
@@ -80,12 +92,12 @@ impl Engine {
     pub(super) async fn drive(self: &Arc<Self>, id: RunId, wanted: Move) -> Result<Run, Refused> {
         let cell = self.cell(id);
         let mut held = cell.run.lock().await;
-        let moved = self.try_drive(id, &mut held, &wanted).await;
-        let busy = |run: &Run| {
-            let mut steps = run.steps.values().chain(run.undos.values());
-            !run.status.is_final() && steps.any(|step| step.state.attempt().is_some())
-        };
-        *held = moved.as_ref().ok().map(|moved| moved.run.clone()).filter(busy);
+        let moved = self.try_drive(id, &mut held, &wanted).await.map(|mut moved| {
+            let core = moved.run.core();
+            let whole = std::mem::replace(&mut moved.run, core);
+            *held = Some(whole).filter(is_busy);
+            moved
+        });
         let forget = held.is_none();
         drop(held);
         if forget {
@@ -93,7 +105,7 @@ impl Engine {
         }
         // Without the lock: a full queue of orders holds up no claim of this run. Orders that overtake one another do no harm: an attempt is claimed
         // before it begins, and a run that is being ended refuses the claim.
-        let Moved { run, acts, children, events } = moved?;
+        let Moved { run, acts, children, events, .. } = moved?;
         self.act(run.id, acts, &children, &events).await;
         Ok(run)
     }
@@ -106,9 +118,9 @@ impl Engine {
     ) -> Result<Moved, Refused> {
         let mut tries = 0;
         loop {
-            let run = match held.take() {
-                Some(run) => run,
-                None => self.stored(id).await?,
+            let (run, is_fresh) = match held.take() {
+                Some(run) => (run, false),
+                None => (self.stored(id).await?, true),
             };
             if let Some(why) = wanted.refuse.as_ref().and_then(|refuse| refuse(&run)) {
                 *held = Some(run);
@@ -116,6 +128,8 @@ impl Engine {
             }
             match self.step_forward(run, wanted).await {
                 Err(Refused::Store(StoreError::Conflict(_))) if tries < TRIES => tries += 1,
+                // What means nothing to the state that is held may mean something to the one that another server wrote since.
+                Ok(moved) if moved.is_nowhere && !is_fresh && self.workforce.is_elsewhere() => (),
                 other => return other,
             }
         }
@@ -147,7 +161,8 @@ impl Engine {
 
     async fn step_forward(self: &Arc<Self>, mut run: Run, wanted: &Move) -> Result<Moved, Refused> {
         let now = self.clock.now();
-        let before = run.clone();
+        let before = run.core();
+        let holds = self.holds();
         let (posted, consumed) =
             if wanted.inbox { self.open_inbox(run.id).await? } else { Default::default() };
         let ended: Vec<AttemptKey> = wanted.inputs.iter().filter_map(ended_by).collect();
@@ -163,8 +178,15 @@ impl Engine {
         let caused = match (&wanted.give_up, &found) {
             (Some(why), _) | (None, Err(why)) => conductor::give_up(&mut run, why, now),
             (None, Ok((definitions, workflow))) => {
-                let world = World { definitions, workflow, now, public_url: &self.public_url };
-                let mut caused = advance_all(world, &mut run, posted.iter().chain(&wanted.inputs));
+                let world = World { definitions, workflow, now, holds: &holds, public_url: &self.public_url };
+                let inputs = posted.iter().chain(&wanted.inputs);
+                let mut caused = match advance_all(world, &mut run, inputs) {
+                    Some(caused) => caused,
+                    None => {
+                        run = self.stored(run.id).await?;
+                        conductor::give_up(&mut run, "moving it panicked; this is a mistake in Siskin", now)
+                    }
+                };
                 rollbacks = self.prepare_rollbacks(world, &mut run, &mut caused).await?;
                 let now_listening = conductor::listens(workflow, &run);
                 listening = (now_listening != conductor::listens(workflow, &before)).then_some(now_listening);
@@ -172,7 +194,7 @@ impl Engine {
             }
         };
         let nothing_else = consumed.is_empty() && ended.is_empty() && wanted.audit.is_none();
-        if run == before && nothing_else {
+        if nothing_else && !run.has_changed(&before) {
             return Ok(Moved::nowhere(run)); // Late or doubled: nothing to write.
         }
         // A run that is given up starts nothing, so whose definitions these are does not matter then.
@@ -187,10 +209,11 @@ impl Engine {
         let wake_at = advance.wake_at;
         let saved = self.store.save_run(advance).await?;
         self.after(&saved.run, &before, wake_at, new_waits);
+        self.look_at_holds_again(&saved.run, &holds);
         for run in &saved.woken {
             self.nudge(*run);
         }
-        Ok(Moved { run: saved.run, acts, children: saved.children, events: saved.events })
+        Ok(Moved { run: saved.run, acts, children: saved.children, events: saved.events, is_nowhere: false })
     }
 
     /// What follows from a written state, whatever its effects.
@@ -200,7 +223,7 @@ impl Engine {
             self.changed(Change::RunEnded(run.id));
         }
         if wake_at.is_some() && wake_at != conductor::wakes_at(before) {
-            self.earlier.notify_one();
+            self.wake_earlier();
         }
         if new_waits && !run.status.is_final() {
             // The wait is on disk: now events that came before it count.
@@ -217,7 +240,7 @@ impl Engine {
             consumed.push(row.id);
             match serde_json::from_value::<Posted>(row.input) {
                 Ok(posted) => match Opened::from(posted) {
-                    Opened::Ready(input) => inputs.push(input),
+                    Opened::Ready(input) => inputs.push(*input),
                     Opened::Event(event) => {
                         if let Some(event) = self.store.event(event).await? {
                             inputs.push(Input::EventCame { event });
@@ -236,13 +259,21 @@ impl Engine {
     }
 }
 
-/// Gives the inputs one by one. A panic, which would be a mistake of ours, ends this run and no other.
+/// Attempts are at work for it: it will soon be moved again.
+fn is_busy(run: &Run) -> bool {
+    let at_work = |step: &Step| match &step.state {
+        StepState::Each(each) => each.active > 0,
+        state => state.attempt().is_some(),
+    };
+    !run.status.is_final() && run.steps.values().chain(run.undos.values()).any(at_work)
+}
+
+/// Gives the inputs one by one. A panic, which would be a mistake of ours, ends this run and no other: then there is nothing to give.
 fn advance_all<'a>(
     world: World<'_>,
     run: &mut Run,
     inputs: impl Iterator<Item = &'a Input>,
-) -> Vec<conductor::Effect> {
-    let before = run.clone();
+) -> Option<Vec<conductor::Effect>> {
     let advanced = catch_unwind(AssertUnwindSafe(|| {
         let mut caused = Vec::new();
         for input in inputs {
@@ -250,11 +281,10 @@ fn advance_all<'a>(
         }
         caused
     }));
-    advanced.unwrap_or_else(|_| {
-        tracing::error!(run = %before.id, "moving a run panicked; this is a mistake in Siskin");
-        *run = before;
-        conductor::give_up(run, "moving it panicked; this is a mistake in Siskin", world.now)
-    })
+    if advanced.is_err() {
+        tracing::error!(run = %run.id, "moving a run panicked; this is a mistake in Siskin");
+    }
+    advanced.ok()
 }
 
 /// The attempt that an input takes out of flight.

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 
 use crate::conductor::{self, Effect, Input, Start};
 use crate::definitions::Definitions;
-use crate::dispatch::{Dispatched, Order};
+use crate::dispatch::{Dispatched, Order, Stored};
 use crate::model::approval::ApprovalStatus;
 use crate::model::event::NewEvent;
 use crate::model::run::Parent;
@@ -19,7 +19,8 @@ use crate::store::{AddedEvent, Advance, NewRun};
 
 use super::driver::Move;
 use super::posted::Posted;
-use super::{Change, Engine, Refused, driver};
+use super::workers::Way;
+use super::{Change, Engine, Refused, driver, posted};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -48,8 +49,8 @@ pub(super) fn sort(
 ) -> (Advance, Vec<Act>) {
     let mut acts = Vec::new();
     let mut advance = Advance::of(run, now);
-    advance.boot.clone_from(&engine.boot);
-    advance.lock_taken = |step| Posted::LockTaken { step: step.to_owned() }.stored();
+    advance.boot.clone_from(&engine.node.boot);
+    advance.words = posted::WORDS;
     let rollbacks = rollbacks.into_iter().map(|run| NewRun::with_input(run, Posted::Started.stored()));
     advance.children.extend(rollbacks);
     for effect in effects {
@@ -72,8 +73,9 @@ pub(super) fn sort(
                 advance.settled.push((step, status));
                 acts.push(Act::Approvals);
             }
-            Effect::StartChild { step, visit, workflow, input } => {
+            Effect::StartChild { step, visit, workflow, input, outer } => {
                 let Some(workflow) = definitions.workflow_of(&workflow) else { continue };
+                let step_key = step.clone();
                 let parent = Parent { run: advance.run.id, step, visit };
                 let start = Start {
                     revision: definitions.revision.clone(),
@@ -83,15 +85,27 @@ pub(super) fn sort(
                     rule: advance.run.rule.clone(),
                     parent: Some(parent),
                     depth: advance.run.depth + 1,
+                    outer: outer.map(|outer| *outer),
                 };
                 let child = conductor::new_run(&workflow, start, now);
-                let mut child = NewRun::with_input(child, Posted::Started.stored());
+                let mut child = match engine.to_begin(definitions, &workflow, child.clone()) {
+                    Ok(child) => child,
+                    Err(error) => {
+                        NewRun::with_input(child, Posted::Refused { why: error.to_string() }.stored())
+                    }
+                };
                 // The child is not there yet for what its parent may have been told in the same turn.
                 let by = Actor::Run { id: advance.run.id };
-                if advance.run.verdict == Some(RunStatus::Cancelled) {
+                let stopped = advance.run.step(&step_key).is_some_and(|step| step.stopped);
+                if stopped || advance.run.verdict == Some(RunStatus::Cancelled) {
                     child.inputs.push(Posted::Cancel { by }.stored());
                 } else if advance.run.paused {
                     child.inputs.push(Posted::Pause { by }.stored());
+                }
+                // Before it begins: what somebody let pass is let pass in its children too.
+                if let Some(force) = &advance.run.forced {
+                    let force = Posted::Force { by: force.by.clone(), why: force.why.clone() };
+                    child.inputs.insert(0, force.stored());
                 }
                 advance.children.push(child);
             }
@@ -104,6 +118,11 @@ pub(super) fn sort(
             Effect::ResumeChild { run: child } => {
                 tell_child(&mut advance, &mut acts, child, |by| Posted::Resume { by })
             }
+            Effect::ForceChild { run: child, by, why } => tell_child(&mut advance, &mut acts, child, |_| {
+                Posted::Force { by: by.clone(), why: why.clone() }
+            }),
+            Effect::Read { step, keys } => advance.reads.push((step, keys)),
+            Effect::Remind { .. } => acts.push(Act::Approvals),
             Effect::Emit { trigger, payload, dedup } => advance.events.push(NewEvent {
                 trigger,
                 source: format!("run {}", advance.run.id),
@@ -113,6 +132,7 @@ pub(super) fn sort(
             }),
             Effect::TellParent { parent, status, output, error } => {
                 let run = advance.run.id;
+                let output = (*output).clone();
                 let posted = Posted::ChildEnded { step: parent.step, run, status, output, error };
                 advance.inputs.push((parent.run, posted.stored()));
                 acts.push(Act::Nudge(parent.run));
@@ -124,7 +144,7 @@ pub(super) fn sort(
 }
 
 /// Puts what a parent says into its child's inbox.
-fn tell_child(advance: &mut Advance, acts: &mut Vec<Act>, child: RunId, what: impl Fn(Actor) -> Posted) {
+fn tell_child(advance: &mut Advance, acts: &mut Vec<Act>, child: RunId, what: impl FnOnce(Actor) -> Posted) {
     let by = Actor::Run { id: advance.run.id };
     advance.inputs.push((child, what(by).stored()));
     acts.push(Act::Nudge(child));
@@ -141,7 +161,7 @@ impl Engine {
         for act in acts {
             match act {
                 Act::Dispatch { attempt, secrets } => self.dispatch(attempt, secrets).await,
-                Act::CancelAttempt(key) => self.order(Order::Cancel(key)).await,
+                Act::CancelAttempt(key) => self.cancel_attempt(key).await,
                 Act::Nudge(other) => self.nudge(other),
                 Act::Approvals => self.changed(Change::Approval(run)),
             }
@@ -160,19 +180,21 @@ impl Engine {
         self.insist(run, Vec::new(), true);
     }
 
-    /// Hands an attempt to a worker with the secrets that it needs; one that is not set fails it at once.
-    pub(super) async fn dispatch(self: &Arc<Self>, attempt: Box<Attempt>, names: Vec<String>) {
-        let mut secrets: BTreeMap<String, Secret> = BTreeMap::new();
-        for name in names {
-            match self.secrets.get(&name).await {
-                Ok(Some(secret)) => drop(secrets.insert(name, secret)),
-                Ok(None) => {
-                    let why =
-                        format!("the secret `{name}` is not set; set it with: siskin secret set {name}");
-                    return self.finish_later(attempt.key, Outcome::failed(ErrorKind::Failed, why));
-                }
-                Err(error) => {
-                    let why = format!("the secret `{name}` can't be read: {error}");
+    /// Has a worker do an attempt, or lets it wait where none may.
+    pub(super) async fn dispatch(self: &Arc<Self>, mut attempt: Box<Attempt>, names: Vec<String>) {
+        match self.workforce.way(&attempt, self.clock.now()) {
+            Way::Pool => (),
+            Way::Worker(worker) => attempt.route.worker = Some(worker),
+            Way::Wait => return,
+            Way::Gone(why) => {
+                return self.finish_later(attempt.key, Outcome::failed(ErrorKind::Lost, why));
+            }
+        }
+        let mut secrets = BTreeMap::new();
+        if !self.workforce.is_elsewhere() {
+            match self.read_secrets(names).await {
+                Ok(read) => secrets = read,
+                Err(why) => {
                     return self.finish_later(attempt.key, Outcome::failed(ErrorKind::Failed, why));
                 }
             }
@@ -180,7 +202,24 @@ impl Engine {
         self.order(Order::Do(Box::new(Dispatched { attempt: *attempt, secrets }))).await;
     }
 
-    async fn order(&self, order: Order) {
+    /// The secrets that an attempt needs; one that is not set fails it.
+    pub(super) async fn read_secrets(&self, names: Vec<String>) -> Result<BTreeMap<String, Secret>, String> {
+        let mut secrets = BTreeMap::new();
+        for name in names {
+            match self.secrets.get(&name).await {
+                Ok(Some(secret)) => drop(secrets.insert(name, secret)),
+                Ok(None) => {
+                    return Err(format!(
+                        "the secret `{name}` is not set; set it with: siskin secret set {name}"
+                    ));
+                }
+                Err(error) => return Err(format!("the secret `{name}` can't be read: {error}")),
+            }
+        }
+        Ok(secrets)
+    }
+
+    pub(super) async fn order(&self, order: Order) {
         if self.orders.send(order).await.is_err() {
             tracing::debug!("the worker has stopped; its attempts begin again at the next start");
         }
@@ -188,13 +227,30 @@ impl Engine {
 
     /// Reports an outcome from outside the run's own turn.
     pub(super) fn finish_later(self: &Arc<Self>, key: AttemptKey, outcome: Outcome) {
-        self.insist(key.run, vec![Input::AttemptFinished { key, outcome }], false);
+        self.finish(key, outcome, None, None);
+    }
+
+    /// As `finish_later`, for what a worker did; `stored` is told once it is on disk.
+    pub(super) fn finish(
+        self: &Arc<Self>,
+        key: AttemptKey,
+        outcome: Outcome,
+        worker: Option<String>,
+        stored: Option<Stored>,
+    ) {
+        let run = key.run;
+        self.insist_telling(run, vec![Input::AttemptFinished { key, outcome, worker }], false, stored);
     }
 
     /// Gives a run inputs in a task of its own, again and again while the store fails: nothing that happened is forgotten because a disk was full. Inputs
     /// that the store can never keep end the run, which says so.
-    fn insist(self: &Arc<Self>, run: RunId, inputs: Vec<Input>, inbox: bool) {
+    pub(super) fn insist(self: &Arc<Self>, run: RunId, inputs: Vec<Input>, inbox: bool) {
+        self.insist_telling(run, inputs, inbox, None);
+    }
+
+    fn insist_telling(self: &Arc<Self>, run: RunId, inputs: Vec<Input>, inbox: bool, stored: Option<Stored>) {
         let engine = Arc::clone(self);
+        let tell = |stored: Option<Stored>| stored.map_or((), |stored| stored.send(()).unwrap_or_default());
         let moving: BoxFuture<'static, ()> = Box::pin(async move {
             let mut pause = FIRST_PAUSE;
             let mut give_up = None;
@@ -202,7 +258,7 @@ impl Engine {
                 let wanted =
                     Move { inputs: inputs.clone(), inbox, give_up: give_up.clone(), ..Move::default() };
                 match engine.drive(run, wanted).await {
-                    Ok(_) => return,
+                    Ok(_) => return tell(stored),
                     Err(Refused::Store(error)) if error.is_final() && give_up.is_none() => {
                         tracing::error!(%run, %error, "what a run did can't be stored; it ends");
                         give_up = Some(error.to_string());
@@ -211,7 +267,10 @@ impl Engine {
                     Err(Refused::Store(error)) => {
                         tracing::error!(%run, %error, "a run can't move while the store fails; trying again in {pause:?}");
                     }
-                    Err(error) => return tracing::error!(%run, %error, "a run can't move"),
+                    Err(error) => {
+                        tracing::error!(%run, %error, "a run can't move");
+                        return tell(stored); // Saying it again would change nothing.
+                    }
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);

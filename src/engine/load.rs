@@ -48,6 +48,22 @@ impl Loaded {
     }
 }
 
+impl Loaded {
+    /// The newest that the store has; `None` when it has none yet.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn newest(store: &Store) -> Result<Option<Loaded>, StoreError> {
+        let Some(files) = last_in_force(store).await? else { return Ok(None) };
+        let (definitions, mistakes) = Definitions::read(&files);
+        Ok(Some(Loaded {
+            definitions: Arc::new(definitions),
+            files: Arc::new(files),
+            mistakes: Arc::new(mistakes),
+        }))
+    }
+}
+
 /// The texts that were in force last, as the store has them.
 ///
 /// # Errors
@@ -81,6 +97,24 @@ impl Engine {
     pub fn put_in_force(&self, loaded: Loaded) {
         self.loaded.store(Arc::new(loaded));
         self.changed(Change::Definitions);
+    }
+
+    /// Puts in force here what another server stored last.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn follow_definitions(&self) -> Result<(), StoreError> {
+        let Some(newest) = self.store.newest_revision().await? else { return Ok(()) };
+        if newest.hash == self.definitions().revision {
+            return Ok(());
+        }
+        let Some(loaded) = Loaded::newest(&self.store).await? else { return Ok(()) };
+        if loaded.definitions.revision != self.definitions().revision {
+            tracing::info!(revision = %loaded.definitions.revision, "definitions of another server are in force");
+            self.loaded.store(Arc::new(loaded));
+            self.changes.send(Change::Definitions).ok(); // The others know.
+        }
+        Ok(())
     }
 
     /// The definitions of a revision that some run keeps.

@@ -7,6 +7,7 @@
 mod desk;
 mod driver;
 mod effects;
+mod ends;
 mod housekeeping;
 mod intake;
 mod load;
@@ -16,33 +17,44 @@ mod reports;
 mod router;
 mod timers;
 mod verbs;
+mod workers;
+
+mod cluster;
+mod leases;
 
 mod answer;
 mod cancel;
+mod force;
+mod hold;
 mod rerun;
 mod replay;
 mod rollback;
 mod rules;
 mod start;
+mod way_back;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::definitions::{Definitions, Files, Mistake};
 use crate::dispatch::Order;
+use crate::model::hold::Holds;
 use crate::model::{RunId, Value};
 use crate::secrets::Secrets;
-use crate::store::Store;
+use crate::store::{Artefacts, NewNode, Store};
 
+pub use hold::{Held, HeldKind};
 pub use load::{Loaded, last_in_force};
 pub use rerun::Rerun;
 pub use rules::WhyNot;
 pub use verbs::{Accepted, Answer, Caller, Change, Refused, StartRun};
+pub use way_back::WayBack;
+pub use workers::{HeldBack, Workers};
 
 /// How many changes a slow watcher may miss before it is told that it missed some.
 const CHANGES: usize = 4096;
@@ -51,20 +63,28 @@ const CHANGES: usize = 4096;
 #[derive(Debug)]
 pub struct Engine {
     store: Store,
+    artefacts: Artefacts,
     secrets: Secrets,
     clock: Clock,
     /// Where people find the server.
     public_url: String,
-    /// Names this start of the server: attempts of another boot are nobody's.
-    boot: String,
+    /// This start of the server: attempts of one that is no longer there are nobody's.
+    node: NewNode,
+    leases: leases::Leases,
+    cluster: cluster::Cluster,
     loaded: ArcSwap<Loaded>,
     /// Revisions that open runs keep, beside the one in force.
     pinned: Mutex<BTreeMap<String, Arc<Definitions>>>,
     /// Rules that people switched off.
     disabled: Mutex<BTreeMap<String, Option<String>>>,
+    /// Holds on apps and on all, as the store has them.
+    holds: ArcSwap<Holds>,
+    refreshing_holds: tokio::sync::Mutex<()>,
     cells: Mutex<HashMap<RunId, Arc<driver::Cell>>>,
     orders: mpsc::Sender<Order>,
+    workforce: workers::Workforce,
     changes: broadcast::Sender<Change>,
+    ends: ends::Ends,
     /// Something is there to be routed.
     routable: Notify,
     /// A run may wake earlier than the timer thinks.
@@ -77,29 +97,39 @@ pub struct Engine {
 #[derive(Debug)]
 pub struct Parts {
     pub store: Store,
+    pub artefacts: Artefacts,
     pub secrets: Secrets,
     pub clock: Clock,
     pub public_url: String,
-    pub boot: String,
+    pub node: NewNode,
     pub orders: mpsc::Sender<Order>,
+    pub workers: Workers,
     pub loaded: Loaded,
 }
 
 impl Engine {
     /// An engine that does nothing yet.
     pub fn new(parts: Parts) -> Arc<Engine> {
+        let is_shared = parts.store.is_shared();
         Arc::new(Engine {
             store: parts.store,
+            artefacts: parts.artefacts,
             secrets: parts.secrets,
             clock: parts.clock,
             public_url: parts.public_url,
-            boot: parts.boot,
+            node: parts.node,
+            leases: leases::Leases::new(!is_shared),
+            cluster: cluster::Cluster::new(is_shared),
             loaded: ArcSwap::from_pointee(parts.loaded),
             pinned: Mutex::default(),
             disabled: Mutex::default(),
+            holds: ArcSwap::default(),
+            refreshing_holds: tokio::sync::Mutex::default(),
             cells: Mutex::default(),
             orders: parts.orders,
+            workforce: workers::Workforce::new(parts.workers),
             changes: broadcast::channel(CHANGES).0,
+            ends: ends::Ends::default(),
             routable: Notify::new(),
             earlier: Notify::new(),
             moves: TaskTracker::new(),
@@ -125,6 +155,11 @@ impl Engine {
         &self.store
     }
 
+    /// Files that runs keep.
+    pub fn artefacts(&self) -> &Artefacts {
+        &self.artefacts
+    }
+
     pub fn secrets(&self) -> &Secrets {
         &self.secrets
     }
@@ -148,9 +183,29 @@ impl Engine {
         mistakes.iter().map(|mistake| format!("{}: {}", mistake.place, mistake.message)).collect()
     }
 
+    /// Changes when the run ends, and at no other change. Ask for it before you look at the run.
+    pub fn end_of(&self, run: RunId) -> watch::Receiver<()> {
+        self.ends.of(run)
+    }
+
+    /// Whether attempts wait because the way to workers is broken.
+    pub fn broker_is_missing(&self) -> bool {
+        self.workforce.broker_is_missing()
+    }
+
     fn changed(&self, change: Change) {
+        if let Change::RunEnded(run) = change {
+            self.ends.ended(run);
+        }
         // Nobody may be watching.
         self.changes.send(change).ok();
+        self.cluster.tell(change);
+    }
+
+    /// A run may wake earlier than the timer thinks, wherever the timer is.
+    fn wake_earlier(&self) {
+        self.earlier.notify_one();
+        self.cluster.tell_earlier();
     }
 
     /// An audit row for an act of `caller`.

@@ -1,9 +1,12 @@
 //! Inputs that lie in a run's inbox until the run takes them. This is a stored format: add kinds, change none.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::conductor::Input;
-use crate::model::{Actor, EventId, RunError, RunId, RunStatus, Value};
+use crate::model::{Actor, EventId, Object, RunError, RunId, RunStatus, Value};
+use crate::store::Words;
 
 /// An input as it is stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,6 +21,11 @@ pub(super) enum Posted {
     Pause { by: Actor },
     Resume { by: Actor },
     LockTaken { step: String },
+    ValuesRead { step: String, values: Object },
+    HoldsChanged,
+    Superseded { by: RunId },
+    Refused { why: String },
+    Force { by: Actor, why: String },
 }
 
 impl Posted {
@@ -27,19 +35,28 @@ impl Posted {
     }
 }
 
+/// How the store tells runs what became of what they asked for.
+pub(super) const WORDS: Words = Words {
+    lock_taken: |step| Posted::LockTaken { step: step.to_owned() }.stored(),
+    values_read: |step, values| Posted::ValuesRead { step: step.to_owned(), values }.stored(),
+    started: || Posted::Started.stored(),
+    superseded: |by| Posted::Superseded { by }.stored(),
+    refused: |why| Posted::Refused { why: why.to_owned() }.stored(),
+};
+
 /// What a stored input is to the conductor; an event still has to be fetched.
 pub(super) enum Opened {
-    Ready(Input),
+    Ready(Box<Input>),
     Event(EventId),
 }
 
 impl From<Posted> for Opened {
     fn from(posted: Posted) -> Opened {
-        Opened::Ready(match posted {
+        Opened::Ready(Box::new(match posted {
             Posted::Event { id } => return Opened::Event(id),
             Posted::Started => Input::Started,
             Posted::ChildEnded { step, run, status, output, error } => {
-                Input::ChildEnded { step, run, status, output, error }
+                Input::ChildEnded { step, run, status, output: Arc::new(output), error }
             }
             Posted::Approved { step, by, comment, answers } => Input::Approved { step, by, comment, answers },
             Posted::Rejected { step, by, comment } => Input::Rejected { step, by, comment },
@@ -47,6 +64,11 @@ impl From<Posted> for Opened {
             Posted::Pause { by } => Input::PauseAsked { by },
             Posted::LockTaken { step } => Input::LockTaken { step },
             Posted::Resume { by } => Input::ResumeAsked { by },
-        })
+            Posted::ValuesRead { step, values } => Input::ValuesRead { step, values },
+            Posted::HoldsChanged => Input::HoldsChanged,
+            Posted::Superseded { by } => Input::Superseded { by },
+            Posted::Refused { why } => Input::Refused { why },
+            Posted::Force { by, why } => Input::ForceAsked { by, why },
+        }))
     }
 }

@@ -1,4 +1,5 @@
-//! What was going on when the server stopped goes on. Runs once, at start, before anything new is done.
+//! What was going on when a server stopped goes on: at its next start, before anything new is done there, or at another server that shares the
+//! database.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::conductor;
 use crate::dispatch::Report;
-use crate::model::{ErrorKind, Outcome, RunId};
+use crate::model::{Attempt, ErrorKind, Outcome, RunId};
 use crate::store::{AttemptFilter, AttemptState, Family, InFlight, RunFilter, StoreError};
 
 use super::{Engine, Refused};
@@ -26,19 +27,34 @@ impl Engine {
         reports: mpsc::Receiver<Report>,
         stop: CancellationToken,
     ) -> Result<(), Refused> {
-        for over in self.store.rule_overrides().await? {
-            self.remember_disabled(&over.rule, over.disabled, over.why);
-        }
+        self.store.join(self.node.clone()).await?;
+        self.refresh_holds().await?;
         let engine = Arc::clone(self);
         tasks.spawn(async move { engine.take_reports(reports).await });
         self.recover_runs().await?;
+        self.tell_held_runs().await?; // A hold may have ended just before the server did.
         self.recover_attempts().await?;
         let (engine, stopped) = (Arc::clone(self), stop.clone());
-        tasks.spawn(async move { engine.route_events(&stopped).await });
+        tasks.spawn(async move {
+            let route = |engine: Arc<Engine>, turn| async move { engine.route_events(&turn).await };
+            engine.while_holding("router", &stopped, route).await;
+        });
         let (engine, stopped) = (Arc::clone(self), stop.clone());
-        tasks.spawn(async move { engine.keep_house(&stopped).await });
+        tasks.spawn(async move {
+            let keep_house = |engine: Arc<Engine>, turn| async move { engine.keep_house(&turn).await };
+            engine.while_holding("housekeeping", &stopped, keep_house).await;
+        });
+        let (engine, stopped) = (Arc::clone(self), stop.clone());
+        tasks.spawn(async move {
+            let keep_time = |engine: Arc<Engine>, turn| async move { engine.keep_time(&turn).await };
+            engine.while_holding("timers", &stopped, keep_time).await;
+        });
+        let (engine, stopped) = (Arc::clone(self), stop.clone());
+        tasks.spawn(async move { engine.tell_others(&stopped).await });
+        let (engine, stopped) = (Arc::clone(self), stop.clone());
+        tasks.spawn(async move { engine.hear_others(&stopped).await });
         let engine = Arc::clone(self);
-        tasks.spawn(async move { engine.keep_time(&stop).await });
+        tasks.spawn(async move { engine.settle_doubts(&stop).await });
         Ok(())
     }
 
@@ -66,7 +82,7 @@ impl Engine {
         }
     }
 
-    async fn recover_runs(self: &Arc<Self>) -> Result<(), Refused> {
+    pub(super) async fn recover_runs(self: &Arc<Self>) -> Result<(), Refused> {
         for run in self.store.runs_with_inbox().await? {
             self.nudge(run);
         }
@@ -96,12 +112,11 @@ impl Engine {
         }
     }
 
-    /// Attempts of earlier starts: their workers died with the server. Those that had not begun are handed out again, the others are lost.
-    async fn recover_attempts(self: &Arc<Self>) -> Result<(), Refused> {
+    /// Attempts of servers that are no longer there: their workers died with them. Those that had not begun are handed out again, the others are lost.
+    pub(super) async fn recover_attempts(self: &Arc<Self>) -> Result<(), Refused> {
         let mut after = None;
         loop {
-            let filter =
-                AttemptFilter { run: None, not_of_boot: Some(self.boot.clone()), after, limit: BATCH };
+            let filter = AttemptFilter { left_behind: true, after, limit: BATCH, ..AttemptFilter::default() };
             let attempts = self.store.in_flight(&filter).await?;
             let Some(last) = attempts.last() else { return Ok(()) };
             after = Some(last.attempt.key.clone());
@@ -111,13 +126,34 @@ impl Engine {
         }
     }
 
+    /// Hands out again what this server was to hand out: what the worker has already, it does once.
+    pub(super) async fn dispatch_own_again(self: &Arc<Self>) -> Result<(), Refused> {
+        let mut after = None;
+        loop {
+            let of_boot = Some(self.node.boot.clone());
+            let filter = AttemptFilter { of_boot, after, limit: BATCH, ..AttemptFilter::default() };
+            let attempts = self.store.in_flight(&filter).await?;
+            let Some(last) = attempts.last() else { return Ok(()) };
+            after = Some(last.attempt.key.clone());
+            for found in attempts.into_iter().filter(|found| found.state == AttemptState::Dispatched) {
+                let secrets = self.secrets_of(&found.attempt).await;
+                self.dispatch(Box::new(found.attempt), secrets).await;
+            }
+        }
+    }
+
     async fn recover_attempt(self: &Arc<Self>, found: InFlight) -> Result<(), Refused> {
         let key = found.attempt.key.clone();
         if found.state == AttemptState::Dispatched {
-            if self.store.attempt_taken_over(&key, &self.boot, self.clock.now()).await? {
-                let secrets = self.secrets_of(&found).await;
+            if self.store.attempt_taken_over(&key, &self.node.boot, self.clock.now()).await? {
+                let secrets = self.secrets_of(&found.attempt).await;
                 self.dispatch(Box::new(found.attempt), secrets).await;
             }
+            return Ok(());
+        }
+        if self.workforce.is_elsewhere() && self.store.claim_of(&key).await?.is_some() {
+            // Its worker has a process of its own, and goes on; beats say whether.
+            self.remember_cancel(&key).await?;
             return Ok(());
         }
         let outcome = Outcome::failed(ErrorKind::Lost, "the server stopped while it was at work");
@@ -126,11 +162,11 @@ impl Engine {
     }
 
     /// The names of all secrets that an attempt needs: those of its holes, and those of its action's own templates.
-    async fn secrets_of(&self, found: &InFlight) -> Vec<String> {
-        let mut names = found.attempt.input.secrets();
-        if let Ok(Some(revision)) = self.peek(found.attempt.key.run, |run| run.revision.clone()).await
+    pub(super) async fn secrets_of(&self, attempt: &Attempt) -> Vec<String> {
+        let mut names = attempt.input.secrets();
+        if let Ok(Some(revision)) = self.peek(attempt.key.run, |run| run.revision.clone()).await
             && let Ok(definitions) = self.revision(&revision).await
-            && let Some(action) = definitions.actions.get(&found.attempt.action)
+            && let Some(action) = definitions.actions.get(&attempt.action)
         {
             names.extend(action.secrets.iter().cloned());
         }

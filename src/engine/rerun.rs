@@ -12,7 +12,7 @@ use crate::store::{LONGEST_LIST, NewRun, StoreError};
 
 use super::posted::Posted;
 use super::rollback::Kept;
-use super::{Caller, Change, Engine, Refused};
+use super::{Caller, Engine, Refused};
 
 /// How many runs are looked through for an undo of a kept step.
 const LARGEST_FAMILY: usize = 1000;
@@ -52,13 +52,15 @@ impl Engine {
         let now = self.clock.now();
         let details = json!({"from": rerun.from, "latest": rerun.latest});
         let audit = self.audit(caller, "run.rerun", format!("run {id}"), details);
-        let new = self
-            .store
-            .insert_run(NewRun::with_input(run, Posted::Started.stored()), Some(audit), now)
-            .await?;
-        self.changed(Change::Run(new));
-        self.nudge(new);
-        Ok(new)
+        let new = match run.rollback_of {
+            // What takes back waits for no place.
+            Some(_) => NewRun::with_input(run, Posted::Started.stored()),
+            None => self.to_begin(&kept.definitions, &kept.workflow, run)?,
+        };
+        match self.store.insert_run(new, Some(audit), now).await {
+            Err(StoreError::Conflict(why)) => Err(Refused::Conflict(why)),
+            inserted => Ok(self.began(inserted?)),
+        }
     }
 
     async fn run_again(&self, kept: &Kept, rerun: &Rerun, caller: &Caller) -> Result<Run, Refused> {
@@ -72,7 +74,7 @@ impl Engine {
             return Err(Refused::Invalid(vec![message]));
         }
         let input = if rerun.with.is_empty() && !rerun.latest {
-            old.input.clone()
+            (*old.input).clone()
         } else {
             input(kept, &rerun.with)?
         };
@@ -94,7 +96,7 @@ impl Engine {
             let message = format!("run {id} is a rollback: it is run again as it was, with what it left");
             return Err(Refused::Conflict(message));
         }
-        let start = start(kept, kept.run.input.clone(), caller);
+        let start = start(kept, (*kept.run.input).clone(), caller);
         let mut run = conductor::new_rollback(&kept.workflow, &kept.run, start, self.clock.now());
         if run.undos.is_empty() {
             return Err(Refused::Conflict(format!("run {id} left nothing that could be undone")));
@@ -154,12 +156,13 @@ impl Engine {
 fn start(kept: &Kept, input: Value, caller: &Caller) -> Start {
     Start {
         revision: kept.definitions.revision.clone(),
-        input,
+        input: input.into(),
         started_by: caller.actor.clone(),
         event: kept.run.event,
         rule: kept.run.rule.clone(),
         parent: None,
         depth: 0,
+        outer: None,
     }
 }
 

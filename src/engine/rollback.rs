@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::conductor::{self, Effect, Input, Start, World};
 use crate::definitions::{Definitions, Workflow};
+use crate::model::hold::Holds;
 use crate::model::release::DeploymentStatus;
 use crate::model::run::Parent;
 use crate::model::{Run, RunError, RunId, RunStatus, StepStatus, Value};
@@ -28,7 +29,7 @@ impl Engine {
     /// There is no such run; its state forbids it; there is nothing to undo.
     pub async fn rollback_plan(&self, id: RunId) -> Result<Vec<Value>, Refused> {
         let kept = self.rollable(id).await?;
-        Ok(conductor::undos_shown(self.world(&kept), &kept.run))
+        Ok(conductor::undos_shown(self.world(&kept, &self.holds()), &kept.run))
     }
 
     /// Begins to take back what a finished run did.
@@ -40,12 +41,13 @@ impl Engine {
         let now = self.clock.now();
         let start = Start {
             revision: old.revision.clone(),
-            input: old.input.clone(),
+            input: old.input.shared().into(),
             started_by: caller.actor.clone(),
             event: old.event,
             rule: old.rule.clone(),
             parent: None,
             depth: 0,
+            outer: None,
         };
         let run = conductor::new_rollback(&workflow, &old, start, now);
         let undos: Vec<&String> = run.undos.keys().collect();
@@ -77,7 +79,7 @@ impl Engine {
         if let Some(known) = successors.iter().find(|run| run.rollback_of == Some(id)) {
             return Err(Refused::Conflict(format!("run {id} was rolled back already, by run {}", known.id)));
         }
-        if conductor::undos_shown(self.world(&kept), run).is_empty() {
+        if conductor::undos_shown(self.world(&kept, &self.holds()), run).is_empty() {
             return Err(Refused::Conflict(format!("run {id} left nothing that could be undone")));
         }
         self.refuse_newer_deployments(run).await?;
@@ -133,9 +135,9 @@ impl Engine {
         Ok(Kept { run, definitions, workflow })
     }
 
-    fn world<'a>(&'a self, kept: &'a Kept) -> World<'a> {
-        let now = self.clock.now();
-        World { definitions: &kept.definitions, workflow: &kept.workflow, now, public_url: &self.public_url }
+    fn world<'a>(&'a self, kept: &'a Kept, holds: &'a Holds) -> World<'a> {
+        let (definitions, workflow) = (&kept.definitions, &kept.workflow);
+        World { definitions, workflow, now: self.clock.now(), holds, public_url: &self.public_url }
     }
 
     /// Makes the runs that `StartRollback` asks for; where a child did nothing that could be taken back, the run hears so and moves on.
@@ -155,7 +157,7 @@ impl Engine {
                 // Its definitions are gone: that undo fails, and the others go on.
                 Err(Refused::NotFound(why)) => {
                     let error = Some(RunError::failed(format!("run {of} can't be rolled back: {why}")));
-                    let (status, output) = (RunStatus::Failed, Value::Null);
+                    let (status, output) = (RunStatus::Failed, Arc::default());
                     let ended = Input::ChildEnded { step, run: of, status, output, error };
                     caused.extend(conductor::advance(world, run, &ended));
                     continue;
@@ -177,12 +179,13 @@ impl Engine {
             }
             let start = Start {
                 revision: kept.run.revision.clone(),
-                input: kept.run.input.clone(),
+                input: kept.run.input.shared().into(),
                 started_by: run.started_by.clone(),
                 event: run.event,
                 rule: run.rule.clone(),
                 parent: Some(Parent { run: run.id, step: step.clone(), visit }),
                 depth: run.depth + 1,
+                outer: None,
             };
             let rollback = conductor::new_rollback(&kept.workflow, &kept.run, start, world.now);
             if rollback.undos.is_empty() {

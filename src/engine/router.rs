@@ -1,12 +1,11 @@
 //! Takes new events in order, finds the rules that they meet, and writes matches, runs and the mark "routed" in one transaction.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::future::join_all;
-use futures::stream;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
@@ -16,14 +15,14 @@ use crate::matching::decide::{Verdict, Wanted};
 use crate::matching::{Decision, decide};
 use crate::model::event::{Match, MatchResult};
 use crate::model::{Actor, Event, RunId};
-use crate::store::{NewAudit, NewMatch, NewRun, Routed, Routing, StoreError};
+use crate::store::{NewAudit, NewMatch, Routed, Routing, StoreError};
 
 use super::driver::Move;
 use super::posted::Posted;
 use super::{Change, Engine, Refused, lock};
 
 /// How many events are read at once.
-const BATCH: u32 = 100;
+const BATCH: u32 = 400;
 /// And how much text of payloads; one event may be more.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// For how many events rules are tried at once.
@@ -64,17 +63,9 @@ impl Engine {
         let listening = self.listening(&events).await?;
         let definitions = self.definitions();
         let disabled = Arc::new(lock(&self.disabled).clone());
-        // In the events' order, but not on the threads that serve everybody: a rule may take its time.
-        let decided = stream::iter(events).map(|event| {
-            let (definitions, disabled) = (Arc::clone(&definitions), Arc::clone(&disabled));
-            let judged = event.clone();
-            let decisions =
-                spawn_blocking(move || decide(&definitions, &judged, &|rule| disabled.contains_key(rule)));
-            async move { (event, decisions.await.unwrap_or_default()) }
-        });
-        let decided: Vec<(Event, Vec<Decision>)> = decided.buffered(DECIDING).collect().await;
+        let decided = decide_all(&definitions, &disabled, events).await;
         let no_one = Vec::new();
-        let routings = decided.into_iter().map(|(event, decisions)| {
+        let routings = decided.into_iter().map(|(decisions, event)| {
             let told = listening.get(&event.trigger).unwrap_or(&no_one);
             self.route_event(&definitions, event, decisions, told)
         });
@@ -161,16 +152,25 @@ impl Engine {
                 let workflow = definitions.workflow_of(&run)?;
                 let start = Start {
                     revision: definitions.revision.clone(),
-                    input,
+                    input: input.into(),
                     started_by: Actor::Rule { name: rule.name.clone(), event: event.id, on_behalf_of },
                     event: Some(event.id),
                     rule: Some(rule.name.clone()),
                     parent: None,
                     depth: 0,
+                    outer: None,
                 };
                 let run = conductor::new_run(&workflow, start, self.clock.now());
-                let run = NewRun::with_input(run, Posted::Started.stored());
-                Some(NewMatch { index: 0, found: found(MatchResult::Matched, None, None), run: Some(run) })
+                match self.to_begin(definitions, &workflow, run) {
+                    Ok(run) => {
+                        let found = found(MatchResult::Matched, None, None);
+                        Some(NewMatch { index: 0, found, run: Some(run) })
+                    }
+                    Err(why) => {
+                        let found = found(MatchResult::Errored, Some(why.to_string()), None);
+                        Some(NewMatch { index: 0, found, run: None })
+                    }
+                }
             }
         }
     }
@@ -200,6 +200,46 @@ impl Engine {
             after = Some(last);
         }
     }
+}
+
+/// What the rules make of each event, in the events' order. Not on the threads that serve everybody, where there are rules: one may take its time.
+async fn decide_all(
+    definitions: &Arc<Definitions>,
+    disabled: &Arc<BTreeMap<String, Option<String>>>,
+    events: Vec<Event>,
+) -> Vec<(Vec<Decision>, Event)> {
+    let mut heard_of = BTreeMap::new();
+    for event in &events {
+        heard_of.entry(event.trigger.clone()).or_insert_with_key(|trigger| has_rules(definitions, trigger));
+    }
+    if heard_of.values().all(|has_rules| !has_rules) {
+        return events.into_iter().map(|event| (Vec::new(), event)).collect();
+    }
+    let share = events.len().div_ceil(DECIDING).max(1);
+    let mut events = events.into_iter();
+    let shares = std::iter::from_fn(|| {
+        let share: Vec<Event> = events.by_ref().take(share).collect();
+        (!share.is_empty()).then_some(share)
+    });
+    let decided = shares.map(|share| {
+        let (definitions, disabled) = (Arc::clone(definitions), Arc::clone(disabled));
+        spawn_blocking(move || {
+            let judge = |event: &Event| {
+                // A mistake of ours over one event is no other's.
+                let decisions =
+                    AssertUnwindSafe(|| decide(&definitions, event, &|rule| disabled.contains_key(rule)));
+                catch_unwind(decisions).unwrap_or_default()
+            };
+            share.into_iter().map(|event| (judge(&event), event)).collect::<Vec<_>>()
+        })
+    });
+    let shares = join_all(decided.collect::<Vec<_>>()).await;
+    shares.into_iter().flat_map(|share| share.unwrap_or_default()).collect()
+}
+
+/// Whether any rule listens to a trigger.
+fn has_rules(definitions: &Definitions, trigger: &str) -> bool {
+    definitions.rules.values().any(|rule| rule.triggers.iter().any(|known| known == trigger))
 }
 
 /// A match whose run can't be stored.

@@ -52,6 +52,10 @@ pub enum Change {
     Log(RunId),
     Approval(RunId),
     Definitions,
+    /// Some changes were missed: look at everything.
+    Everything,
+    /// People stopped something, or let it go on.
+    Holds,
 }
 
 /// Why the engine did not do what was asked.

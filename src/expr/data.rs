@@ -20,6 +20,9 @@ pub(super) fn error<T>(message: impl Into<String>) -> Outcome<T> {
 
 /// The value at a place, for rhai.
 pub(super) fn to_dynamic(branch: &Branch) -> Outcome<Dynamic> {
+    if branch.is_parts() {
+        return Ok(Dynamic::from(branch.clone()));
+    }
     Ok(match branch.value() {
         Value::Null => Dynamic::UNIT,
         Value::Bool(value) => (*value).into(),

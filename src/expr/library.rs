@@ -198,7 +198,7 @@ pub(super) fn register_maps(engine: &mut Engine) {
     engine.register_fn("values", |map: &mut Branch| -> Outcome<Array> {
         Ok(own_map(map)?.into_values().collect())
     });
-    engine.register_fn("contains", |map: &mut Branch, key: &str| map.value().get(key).is_some());
+    engine.register_fn("contains", |map: &mut Branch, key: &str| map.child(key).is_some());
     engine.register_fn("get", |map: &mut Branch, key: &str| -> Outcome<Dynamic> {
         Ok(entry(map, key)?.unwrap_or(Dynamic::UNIT))
     });
@@ -255,14 +255,11 @@ fn looks_the_same(old: &Dynamic, new: &Dynamic) -> bool {
 }
 
 fn entry(map: &Branch, key: &str) -> Outcome<Option<Dynamic>> {
-    match map.value().get(key) {
-        Some(_) => to_dynamic(&map.down(Way::Key(key.into()))).map(Some),
-        None => Ok(None),
-    }
+    map.child(key).map(|entry| to_dynamic(&entry)).transpose()
 }
 
 fn keys(map: &Branch) -> impl Iterator<Item = ImmutableString> {
-    map.value().as_object().into_iter().flat_map(|map| map.keys().map(|key| key.as_str().into()))
+    map.keys().into_iter().map(ImmutableString::from)
 }
 
 /// The map as rhai's own, one level deep.

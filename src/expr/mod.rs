@@ -24,7 +24,7 @@ mod tests;
 use std::fmt;
 
 pub use rhai::Script;
-pub use scope::Scope;
+pub use scope::{Parts, Scope};
 pub use template::Template;
 
 use crate::model::{Filled, Value};

@@ -21,7 +21,6 @@ use rhai::{
 use super::data::{Outcome, error, from_value, to_dynamic, to_value};
 use super::explain::explain;
 use super::library::{TEXT_FUNCTIONS, register_comparisons, register_lists, register_maps, register_texts};
-use super::scope::Branch;
 use super::survey::Survey;
 use super::{
     Failure, FailureKind, Mistake, Reference, Scope, ScriptMistake, did_you_mean, functions, limits,
@@ -251,9 +250,9 @@ impl Scripts {
                 let mut names = HashMap::new();
                 for Reference { root, .. } in script.references.iter() {
                     if !names.contains_key(root)
-                        && let Some(value) = scope.get(root)
+                        && let Some(branch) = scope.branch(root)
                     {
-                        names.insert(root.clone(), to_dynamic(&Branch::new(root, value))?);
+                        names.insert(root.clone(), to_dynamic(&branch)?);
                     }
                 }
                 NAMES.set(names);

@@ -76,6 +76,11 @@ impl Template {
         self.mentions_secret
     }
 
+    /// Whether it is one `{{ }}` and nothing else: its value keeps its type.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.body, Body::Whole(_))
+    }
+
     /// Whether it is only text, with nothing to render.
     pub fn is_literal(&self) -> bool {
         matches!(self.body, Body::Literal)
@@ -464,11 +469,10 @@ impl Renderer<'_> {
 
     /// Walks a plain path.
     fn walk(&self, path: &Path) -> Result<Branch, Failure> {
-        let root = self
+        let mut branch = self
             .scope
-            .get(&path.root)
+            .branch(&path.root)
             .ok_or_else(|| self.error(path.offset, self.scope.unknown(&path.root)))?;
-        let mut branch = Branch::new(&path.root, root);
         for step in &path.steps {
             let way = match step {
                 Step::Key(key) => Way::Key(key.as_str().into()),
@@ -504,10 +508,9 @@ impl Renderer<'_> {
     }
 
     fn step(&self, branch: &Branch, way: Way, path: &Path) -> Result<Branch, Failure> {
-        if let Way::Key(key) = &way
-            && branch.value().get(&**key).is_none()
-        {
-            return Err(self.error(path.offset, branch.missing(key)));
+        if let Way::Key(key) = &way {
+            let missing = || self.error(path.offset, branch.missing(key));
+            return branch.child(key).ok_or_else(missing);
         }
         Ok(branch.down(way))
     }
@@ -575,15 +578,12 @@ impl Renderer<'_> {
     }
 
     fn missing(&self, reference: &Reference) -> Option<String> {
-        let Some(root) = self.scope.get(&reference.root) else {
+        let Some(mut branch) = self.scope.branch(&reference.root) else {
             return Some(self.scope.unknown(&reference.root));
         };
-        let mut branch = Branch::new(&reference.root, root);
         for key in &reference.path {
-            if branch.value().get(key.as_str()).is_none() {
-                return Some(branch.missing(key));
-            }
-            branch = branch.down(Way::Key(key.as_str().into()));
+            let Some(child) = branch.child(key) else { return Some(branch.missing(key)) };
+            branch = child;
         }
         None
     }
@@ -842,12 +842,15 @@ impl std::fmt::Debug for Names {
 impl Object for Names {
     fn get_value(self: &Arc<Self>, key: &minijinja::Value) -> Option<minijinja::Value> {
         let name = key.as_str()?;
-        self.0.get(name).map(|value| to_jinja(&Branch::new(name, value)))
+        self.0.branch(name).map(|branch| to_jinja(&branch))
     }
 }
 
 /// The value at a place, for minijinja: lists and maps stay where they are.
 fn to_jinja(branch: &Branch) -> minijinja::Value {
+    if branch.is_parts() {
+        return minijinja::Value::from_object(branch.clone());
+    }
     match branch.value() {
         Value::Null => ().into(),
         Value::Bool(value) => (*value).into(),
@@ -863,10 +866,13 @@ fn to_jinja(branch: &Branch) -> minijinja::Value {
 
 impl Object for Branch {
     fn repr(self: &Arc<Self>) -> ObjectRepr {
-        if self.value().is_array() { ObjectRepr::Seq } else { ObjectRepr::Map }
+        if !self.is_parts() && self.value().is_array() { ObjectRepr::Seq } else { ObjectRepr::Map }
     }
 
     fn get_value(self: &Arc<Self>, key: &minijinja::Value) -> Option<minijinja::Value> {
+        if self.is_parts() {
+            return self.child(key.as_str()?).map(|child| to_jinja(&child));
+        }
         let way = match self.value() {
             Value::Object(map) => {
                 let key = key.as_str()?;
@@ -880,6 +886,10 @@ impl Object for Branch {
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
+        if self.is_parts() {
+            return self
+                .mapped_enumerator(|branch| Box::new(branch.keys().into_iter().map(minijinja::Value::from)));
+        }
         match self.value() {
             Value::Array(items) => Enumerator::Seq(items.len()),
             _ => self.mapped_enumerator(|branch| match branch.value() {

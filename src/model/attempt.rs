@@ -1,10 +1,11 @@
 //! One try of a step: what travels to a worker and what comes back.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ErrorKind, Filled, RunError, RunId, Span, Value};
+use super::{ErrorKind, Filled, RunError, RunId, Span, StepKey, Value};
 
 /// What an attempt is known by, everywhere.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -15,6 +16,22 @@ pub struct AttemptKey {
     pub visit: u32,
     pub item: Option<u32>,
     pub number: u32,
+}
+
+impl AttemptKey {
+    /// Attempt `number` of what `key` names in a run.
+    pub fn of(run: RunId, key: &str, visit: u32, number: u32) -> AttemptKey {
+        let key = StepKey::parse(key);
+        AttemptKey { run, step: key.whole().to_string(), visit, item: key.item, number }
+    }
+
+    /// The key of the step, undo or item that it is an attempt of.
+    pub fn step_key(&self) -> String {
+        match self.item {
+            None => self.step.clone(),
+            item => StepKey { item, ..StepKey::parse(&self.step) }.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for AttemptKey {
@@ -41,6 +58,37 @@ pub struct Attempt {
     pub idempotent: bool,
     /// How long it may take, from its start at the worker.
     pub timeout: Span,
+    /// Which workers may do it.
+    #[serde(default, skip_serializing_if = "Route::is_open")]
+    pub route: Route,
+}
+
+/// The pool that attempts are in whose step names none.
+pub const DEFAULT_POOL: &str = "default";
+
+/// Which workers may do an attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Those of this pool; [`DEFAULT_POOL`] when not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// Those that have all of these labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// This one and no other, by its id: the run's workspace is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+}
+
+impl Route {
+    /// Whether every worker of the default pool may do it.
+    pub fn is_open(&self) -> bool {
+        *self == Route::default()
+    }
+
+    pub fn pool(&self) -> &str {
+        self.pool.as_deref().unwrap_or(DEFAULT_POOL)
+    }
 }
 
 /// How the action is done: the part of its file that the worker reads, verbatim, so that attempts carry the scripts they need.
@@ -57,6 +105,12 @@ pub struct Work {
     /// Names of outputs that are secret: masked wherever they go.
     #[serde(default)]
     pub secret_outputs: Vec<String>,
+    /// Names of inputs that are files, or lists of them: each is a local path when the work begins.
+    #[serde(default)]
+    pub file_inputs: Vec<String>,
+    /// Names of outputs that are files, or lists of them: each is kept as an artefact.
+    #[serde(default)]
+    pub file_outputs: Vec<String>,
     /// The pack's configuration, seen as `config`.
     pub config: Value,
     /// The pack's `functions.rhai`, seen as filters.

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::artefact::{ArtefactHash, base64_bytes};
 use super::release::{Deployment, DeploymentStatus};
 use super::{Span, Value};
 
@@ -27,6 +28,9 @@ pub enum Request {
         app: String,
         environment: String,
         version: String,
+        /// Refused when a deployment that is newer than this one is there.
+        #[serde(default)]
+        after: Option<i64>,
     },
     /// What each host held before, and how far it is.
     UpdateDeployment {
@@ -37,6 +41,23 @@ pub enum Request {
     /// For taking it back: refused when a newer one stands there.
     Deployment {
         id: i64,
+    },
+    /// Whether a file of these bytes is kept; it then is for this run too.
+    HasArtefact {
+        hash: ArtefactHash,
+    },
+    /// A piece of a file that is to be kept. They come in order; the last one ends at `size`.
+    PutArtefact {
+        hash: ArtefactHash,
+        size: u64,
+        offset: u64,
+        #[serde(with = "base64_bytes")]
+        bytes: Vec<u8>,
+    },
+    /// A piece of a file that is kept.
+    GetArtefact {
+        hash: ArtefactHash,
+        offset: u64,
     },
 }
 
@@ -53,6 +74,16 @@ pub enum Reply {
     Deployment {
         deployment: Deployment,
         hosts: Value,
+    },
+    /// There is no such artefact.
+    Absent,
+    Artefact {
+        size: u64,
+    },
+    /// Empty at the end of the file.
+    Piece {
+        #[serde(with = "base64_bytes")]
+        bytes: Vec<u8>,
     },
     Refused {
         why: String,

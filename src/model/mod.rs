@@ -5,30 +5,43 @@
 
 pub mod actor;
 pub mod approval;
+pub mod artefact;
 pub mod attempt;
 pub mod depth;
 pub mod desk;
 pub mod error;
 pub mod event;
 pub mod filled;
+pub mod hold;
 pub mod id;
+pub mod items;
+pub mod kept;
+pub mod key;
 pub mod log;
+pub mod message;
 pub mod release;
 pub mod retry;
 pub mod run;
 pub mod secret;
+pub mod slot;
 pub mod step;
 pub mod time;
+pub mod worker;
 
 pub use actor::Actor;
 pub use approval::Approval;
-pub use attempt::{Attempt, AttemptKey, Outcome};
+pub use artefact::{Artefact, ArtefactHash};
+pub use attempt::{Attempt, AttemptKey, DEFAULT_POOL, Outcome, Route};
 pub use error::{ErrorKind, RunError};
 pub use event::Event;
 pub use filled::Filled;
 pub use id::{ApprovalId, EventId, RunId};
+pub use items::{Each, Items};
+pub use kept::Kept;
+pub use key::StepKey;
 pub use run::{Run, RunStatus};
 pub use secret::Secret;
+pub use slot::{OnLimit, Slot};
 pub use step::{Step, StepStatus};
 pub use time::{Span, Timestamp};
 

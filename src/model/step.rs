@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AttemptKey, RunError, RunId, Timestamp, Value};
+use super::kept::Row;
+use super::{AttemptKey, Each, Kept, RunError, RunId, StepKey, Timestamp};
 
 /// Where a step stands, as people see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -64,6 +65,28 @@ pub enum StepState {
         #[serde(default)]
         taken: bool,
     },
+    /// Values of the KV store are being read for it.
+    Reading,
+    /// It may start when its window opens.
+    Closed {
+        window: String,
+        since: Timestamp,
+        until: Option<Timestamp>,
+    },
+    /// A person holds what it is about.
+    Held {
+        since: Timestamp,
+    },
+    /// A group, while its steps are at work. `broken`: one of them failed, and no other starts.
+    Open {
+        #[serde(default)]
+        broken: bool,
+        /// It was let in after the run had failed, so that this keeps none of its steps back.
+        #[serde(default)]
+        late: bool,
+    },
+    /// Its items are at work.
+    Each(Each),
     /// Attempt `number` was handed to dispatch.
     Attempting {
         number: u32,
@@ -82,9 +105,11 @@ pub enum StepState {
     Child {
         run: Option<RunId>,
     },
-    /// People are asked.
+    /// People are asked. `remind` is when those who have not answered are asked again.
     Approving {
         expires_at: Timestamp,
+        #[serde(default)]
+        remind: Option<Timestamp>,
     },
     /// An event is waited for. `poll` is when the next poll for the same thing starts, `polling` the number of the one at work.
     WaitingFor {
@@ -112,8 +137,12 @@ impl StepState {
     pub fn status(&self) -> StepStatus {
         match self {
             StepState::Pending => StepStatus::Pending,
-            StepState::Locking { .. } => StepStatus::Queued,
-            StepState::Attempting { .. } | StepState::Child { .. } => StepStatus::Running,
+            StepState::Locking { .. } | StepState::Reading => StepStatus::Queued,
+            StepState::Attempting { .. }
+            | StepState::Child { .. }
+            | StepState::Open { .. }
+            | StepState::Each(_) => StepStatus::Running,
+            StepState::Closed { .. } | StepState::Held { .. } => StepStatus::Waiting,
             StepState::Retrying { .. }
             | StepState::Repeating { .. }
             | StepState::Approving { .. }
@@ -138,7 +167,10 @@ impl StepState {
     pub fn wakes_at(&self, paused: bool) -> Option<Timestamp> {
         match self {
             StepState::Retrying { at, .. } | StepState::Repeating { at, .. } => Some(*at).filter(|_| !paused),
-            StepState::Approving { expires_at } => Some(*expires_at),
+            StepState::Approving { expires_at, remind } => {
+                Some(remind.map_or(*expires_at, |at| at.min(*expires_at)))
+            }
+            StepState::Closed { until, .. } => until.filter(|_| !paused),
             StepState::WaitingFor { expires_at, poll, polling } => {
                 let poll = poll.filter(|_| polling.is_none() && !paused);
                 Some(poll.map_or(*expires_at, |at| at.min(*expires_at)))
@@ -151,6 +183,10 @@ impl StepState {
             StepState::Watching { until, check, .. } => Some(check.map_or(*until, |at| at.min(*until))),
             StepState::Pending
             | StepState::Locking { .. }
+            | StepState::Reading
+            | StepState::Held { .. }
+            | StepState::Open { .. }
+            | StepState::Each(_)
             | StepState::Attempting { .. }
             | StepState::Child { .. }
             | StepState::Ended(_) => None,
@@ -179,12 +215,21 @@ pub struct Step {
     pub stopped: bool,
     /// Null until it succeeded.
     #[serde(default)]
-    pub output: Value,
+    pub output: Kept,
     /// The outputs that its attempts reported so far, whatever came of them: what an undo reads.
     #[serde(default)]
-    pub reported: Value,
+    pub reported: Kept,
+    /// What `read` bound: its own names and their values.
+    #[serde(default)]
+    pub bound: Kept,
+    /// The worker that did its last attempt.
+    #[serde(default)]
+    pub worker: Option<String>,
     #[serde(default)]
     pub error: Option<RunError>,
+    /// It is done once for each item of a list.
+    #[serde(default)]
+    pub has_items: bool,
     /// A remark for people: why an undo had nothing to do, which condition erred.
     #[serde(default)]
     pub note: Option<String>,
@@ -213,9 +258,12 @@ impl Step {
             lost: 0,
             stopped: false,
             repeats: 0,
-            output: Value::Null,
-            reported: Value::Null,
+            output: Kept::default(),
+            reported: Kept::default(),
+            bound: Kept::default(),
+            worker: None,
             error: None,
+            has_items: false,
             note: None,
             lock: None,
             child: None,
@@ -226,6 +274,23 @@ impl Step {
         }
     }
 
+    /// The value whose row is called `part`.
+    pub fn value_mut(&mut self, part: &str) -> Option<&mut Kept> {
+        match part {
+            "output" => Some(&mut self.output),
+            "reported" => Some(&mut self.reported),
+            "bound" => Some(&mut self.bound),
+            _ => None,
+        }
+    }
+
+    /// A copy for another run: none of its values is stored yet.
+    pub fn renew(&mut self) {
+        for kept in [&mut self.output, &mut self.reported, &mut self.bound] {
+            *kept = Kept::new(kept.shared());
+        }
+    }
+
     pub fn status(&self) -> StepStatus {
         self.state.status()
     }
@@ -233,6 +298,13 @@ impl Step {
     /// Whether `key`, an attempt of this step, is the one at work for it now: neither late nor doubled.
     pub fn is_doing(&self, key: &AttemptKey) -> bool {
         self.visit == key.visit && self.state.attempt() == Some(key.number)
+    }
+
+    /// The rows that its values need, when its key is `key`.
+    pub(super) fn add_rows<'a>(&'a self, key: StepKey<'_>, rows: &mut Vec<(String, Row<'a>)>) {
+        for (part, kept) in [("output", &self.output), ("reported", &self.reported), ("bound", &self.bound)] {
+            rows.extend(kept.row().map(|row| (format!("{key}:{part}"), row)));
+        }
     }
 
     pub fn has_ended(&self) -> bool {

@@ -18,6 +18,10 @@ impl Timestamp {
         Timestamp(self.0.saturating_add(i64::try_from(span.0).unwrap_or(i64::MAX)))
     }
 
+    pub fn minus(self, span: Span) -> Timestamp {
+        Timestamp(self.0.saturating_sub(i64::try_from(span.0).unwrap_or(i64::MAX)))
+    }
+
     /// How long after `earlier` this is; nothing when it is before.
     #[must_use]
     pub fn since(self, earlier: Timestamp) -> Span {

@@ -1,10 +1,16 @@
 //! Output on its way: cut into lines for whoever looks on, and kept within a bound for whoever asks afterwards.
 
 use std::collections::VecDeque;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{LINE_BYTES, Stream};
+
+/// The largest output that is kept whole.
+const WHOLE_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// What was kept of an output: all of it, or its beginning and its end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,7 +19,32 @@ pub struct Captured {
     pub bytes: Vec<u8>,
     /// How many bytes are not in `bytes`.
     pub dropped_bytes: u64,
+    /// The whole of it, where that was wanted and more was printed than is kept.
+    pub whole: Option<Whole>,
 }
+
+/// All that was printed, in a file that goes when nobody holds this any more.
+#[derive(Clone, Debug)]
+pub struct Whole {
+    file: Arc<tempfile::TempPath>,
+    pub bytes: u64,
+    /// More was printed than a file may hold; its end is missing.
+    pub is_cut: bool,
+}
+
+impl Whole {
+    pub fn path(&self) -> &Path {
+        &self.file
+    }
+}
+
+impl PartialEq for Whole {
+    fn eq(&self, other: &Whole) -> bool {
+        self.path() == other.path()
+    }
+}
+
+impl Eq for Whole {}
 
 impl Captured {
     /// As text; what is no UTF-8 shows as `\u{fffd}`.
@@ -42,6 +73,36 @@ pub(super) struct Keeper {
     head_bytes: usize,
     tail_bytes: usize,
     dropped_bytes: u64,
+    spill: Option<Spill>,
+}
+
+/// Where the whole of a large output goes.
+struct Spill {
+    folder: PathBuf,
+    file: Option<tempfile::NamedTempFile>,
+    bytes: u64,
+    is_cut: bool,
+}
+
+impl Spill {
+    /// Writes to the file. What can't be written is not kept: beginning and end are all the same.
+    fn write(&mut self, pieces: &[&[u8]]) -> std::io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let builder = tempfile::Builder::new().prefix(".output-").tempfile_in(&self.folder)?;
+                self.file.insert(builder)
+            }
+        };
+        for piece in pieces {
+            let room = usize::try_from(WHOLE_BYTES - self.bytes).unwrap_or(usize::MAX);
+            let fits = &piece[..piece.len().min(room)];
+            file.write_all(fits)?;
+            self.bytes += fits.len() as u64;
+            self.is_cut |= fits.len() < piece.len();
+        }
+        Ok(())
+    }
 }
 
 impl Keeper {
@@ -53,10 +114,37 @@ impl Keeper {
             head_bytes,
             tail_bytes: keep - head_bytes,
             dropped_bytes: 0,
+            spill: None,
+        }
+    }
+
+    /// As `new`, with all of it in a file of `folder` when it is more than that.
+    pub(super) fn with_whole(keep: usize, folder: Option<&Path>) -> Keeper {
+        let spill =
+            folder.map(|folder| Spill { folder: folder.to_owned(), file: None, bytes: 0, is_cut: false });
+        Keeper { spill, ..Keeper::new(keep) }
+    }
+
+    /// Writes to the whole once more is there than is kept. Programs' output is read in pieces of a page cache's size, so this waits for no disk but a full one.
+    fn write_whole(&mut self, bytes: &[u8]) {
+        let Some(spill) = &mut self.spill else { return };
+        let kept = self.head.len() + self.tail.len();
+        let written = if spill.file.is_some() {
+            spill.write(&[bytes])
+        } else if kept + bytes.len() > self.head_bytes + self.tail_bytes {
+            let (first, second) = self.tail.as_slices();
+            spill.write(&[&self.head, first, second, bytes])
+        } else {
+            return;
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, "the whole of a large output can't be kept; its beginning and end are");
+            self.spill = None;
         }
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) {
+        self.write_whole(bytes);
         let room = self.head_bytes - self.head.len();
         let (first, rest) = bytes.split_at(room.min(bytes.len()));
         self.head.extend_from_slice(first);
@@ -76,7 +164,11 @@ impl Keeper {
             );
         }
         bytes.extend(self.tail);
-        Captured { bytes, dropped_bytes: self.dropped_bytes }
+        let whole = self.spill.and_then(|spill| {
+            let (bytes, is_cut) = (spill.bytes, spill.is_cut);
+            Some(Whole { file: Arc::new(spill.file?.into_temp_path()), bytes, is_cut })
+        });
+        Captured { bytes, dropped_bytes: self.dropped_bytes, whole }
     }
 }
 
@@ -140,13 +232,13 @@ struct Side<R> {
 }
 
 impl<R: AsyncRead + Unpin> Side<R> {
-    fn new(reader: R, keep: usize) -> Side<R> {
+    fn new(reader: R, keep: usize, whole: Option<&Path>) -> Side<R> {
         Side {
             reader,
             buffer: vec![0; LINE_BYTES],
             ended: false,
             lines: Lines::default(),
-            keeper: Keeper::new(keep),
+            keeper: Keeper::with_whole(keep, whole),
         }
     }
 
@@ -175,8 +267,9 @@ pub(super) struct Pump<O, E> {
 }
 
 impl<O: AsyncRead + Unpin, E: AsyncRead + Unpin> Pump<O, E> {
-    pub(super) fn new(stdout: O, stderr: E, keep: usize) -> Pump<O, E> {
-        Pump { stdout: Side::new(stdout, keep), stderr: Side::new(stderr, keep) }
+    /// `whole` is the folder for outputs of which more than `keep` bytes come, where they are to be kept whole.
+    pub(super) fn new(stdout: O, stderr: E, keep: usize, whole: Option<&Path>) -> Pump<O, E> {
+        Pump { stdout: Side::new(stdout, keep, whole), stderr: Side::new(stderr, keep, whole) }
     }
 
     pub(super) fn ended(&self) -> bool {
@@ -205,6 +298,7 @@ impl<O: AsyncRead + Unpin, E: AsyncRead + Unpin> Pump<O, E> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -254,7 +348,33 @@ mod tests {
 
         let mut small = Keeper::new(10);
         small.write(b"abcdefghij");
-        assert_eq!(small.finish(), Captured { bytes: b"abcdefghij".to_vec(), dropped_bytes: 0 });
+        assert_eq!(small.finish(), Captured { bytes: b"abcdefghij".to_vec(), ..Captured::default() });
+    }
+
+    #[test]
+    fn the_whole_of_an_output_is_in_a_file_once_it_is_more_than_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut small = Keeper::with_whole(10, Some(folder.path()));
+        small.write(b"abcde");
+        small.write(b"fghij");
+        assert_eq!(small.finish().whole, None);
+
+        let mut keeper = Keeper::with_whole(10, Some(folder.path()));
+        for piece in ["abcd", "efgh", "ijklmnop", "qrstuvwxyz"] {
+            keeper.write(piece.as_bytes());
+        }
+        let kept = keeper.finish();
+        let whole = kept.whole.clone().unwrap();
+        assert_eq!(std::fs::read(whole.path()).unwrap(), b"abcdefghijklmnopqrstuvwxyz");
+        assert_eq!((whole.bytes, whole.is_cut, kept.dropped_bytes), (26, false, 16));
+        let path = whole.path().to_owned();
+        drop((kept, whole));
+        assert!(!path.exists());
+
+        // Where there is no room for it, beginning and end are kept as ever.
+        let mut nowhere = Keeper::with_whole(10, Some(Path::new("/nowhere")));
+        nowhere.write(b"abcdefghijklmnopqrstuvwxyz");
+        assert_eq!(nowhere.finish().tail(3), "xyz");
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub(super) async fn run(
     };
     tokio::pin!(feed);
     let mut fed = false;
-    let mut pump = Pump::new(stdout, stderr, command.keep);
+    let mut pump = Pump::new(stdout, stderr, command.keep, command.whole.as_deref());
     let mut asked: Option<Ended> = None;
     let mut status: Option<ExitStatus> = None;
     let kill_at = tokio::time::sleep_until(deadline(None));

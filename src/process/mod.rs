@@ -31,7 +31,7 @@ use crate::model::Span;
 
 /// Where a line was printed; programs know no `Note`.
 pub use crate::model::log::Stream;
-pub use capture::Captured;
+pub use capture::{Captured, Whole};
 pub use environment::INHERITED;
 
 /// How much of a line is given to `on_line` at once; a longer line comes in pieces.
@@ -82,6 +82,8 @@ pub struct Command {
     pub grace: Span,
     /// How many bytes of stdout, and of stderr, [`Finished`] keeps: half from the beginning, half from the end.
     pub keep: usize,
+    /// A folder: an output larger than `keep` is kept whole, in a file there.
+    pub whole: Option<PathBuf>,
     /// Give the program file descriptor 3, and return what it writes there.
     pub wants_result: bool,
 }
@@ -99,6 +101,7 @@ impl Command {
             lock: None,
             grace: Span::seconds(10),
             keep: 64 * 1024,
+            whole: None,
             wants_result: false,
         }
     }
@@ -158,6 +161,13 @@ impl Command {
     #[must_use]
     pub fn keep(mut self, bytes: usize) -> Command {
         self.keep = bytes;
+        self
+    }
+
+    /// Outputs larger than `keep` are kept whole too, in files of `folder`.
+    #[must_use]
+    pub fn whole(mut self, folder: impl Into<PathBuf>) -> Command {
+        self.whole = Some(folder.into());
         self
     }
     #[must_use]

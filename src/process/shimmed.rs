@@ -71,7 +71,7 @@ pub(super) async fn run(
     let mut gone = ours.write_all(&request).await.is_err();
     drop(request);
 
-    let mut pump = Pump::new(stdout, stderr, command.keep);
+    let mut pump = Pump::new(stdout, stderr, command.keep, command.whole.as_deref());
     let mut buffer = vec![0; 64 * 1024];
     let give_up = tokio::time::sleep_until(deadline(None));
     tokio::pin!(give_up);

@@ -15,19 +15,26 @@ pub(super) struct Cast<'a> {
 }
 
 impl<'a> Cast<'a> {
-    /// The mock for attempt `number` (from 1) of a step that calls `run`: of the case before the test, of the step before what it calls. The last
-    /// one holds for all further attempts.
-    pub(super) fn find(self, step: &str, run: &str, number: u32) -> Option<&'a Mock> {
+    /// The mock for attempt `number` (from 1) of a step that calls `run`: of the case before the test, of the step before what it calls. For an `item` of
+    /// a list it is the item's own. The last one holds for all further ones.
+    pub(super) fn find(self, step: &str, run: &str, item: Option<u32>, number: u32) -> Option<&'a Mock> {
         let mocks = [self.of_case, self.of_test];
         let named = |name: &str| mocks.iter().find_map(|mocks| mocks.by_name.get(name));
         let plays = named(step).or_else(|| named(run))?;
-        let index = usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
-        plays.get(index).or(plays.last())
+        match item {
+            Some(item) => nth(nth(plays.iter(), item)?.iter(), number.saturating_sub(1)),
+            None => nth(plays.iter().flatten(), number.saturating_sub(1)),
+        }
     }
 
     fn knows(self, step: &str, run: &str) -> bool {
-        self.find(step, run, 1).is_some()
+        self.find(step, run, None, 1).is_some()
     }
+}
+
+/// The entry of this index, or the last.
+fn nth<'a, T: ?Sized>(entries: impl Iterator<Item = &'a T> + Clone, index: u32) -> Option<&'a T> {
+    entries.clone().nth(usize::try_from(index).unwrap_or(usize::MAX)).or_else(|| entries.last())
 }
 
 /// The workflow as it is played. What judges the answer of an action that nobody mocked would judge an answer that nobody gave, so it is left out:
@@ -41,7 +48,7 @@ pub(super) fn as_played(workflow: &Workflow, cast: Cast<'_>, has_kv: bool) -> Wo
             Kind::Watch(watch) => watch.check = watch.check.take().filter(|check| answers(&check.call)),
             Kind::WaitFor(wait) => wait.poll = wait.poll.take().filter(|poll| answers(&poll.call)),
             Kind::Run(call) => step.repeat = step.repeat.take().filter(|_| answers(call)),
-            Kind::Approve(_) | Kind::Sleep(_) | Kind::Emit { .. } => (),
+            Kind::Approve(_) | Kind::Sleep(_) | Kind::Emit { .. } | Kind::Group(_) => (),
         }
     }
     played
@@ -90,6 +97,11 @@ impl Kv {
             Some((value, version)) => json!({"value": value, "version": version}),
             None => json!({"value": null, "version": 0}),
         }
+    }
+
+    /// The value of a key, null where there is none.
+    pub(super) fn value(&self, key: &str) -> Value {
+        self.entries.get(key).map(|(value, _)| value.clone()).unwrap_or_default()
     }
 
     fn set(&mut self, input: &Value) -> Result<Value, String> {

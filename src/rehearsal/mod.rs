@@ -10,8 +10,10 @@ mod mocks;
 mod record;
 mod rule;
 mod setting;
+mod story;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod workflow;
 
 use serde::Serialize;
@@ -20,7 +22,7 @@ use crate::definitions::test::{Subject, Test};
 use crate::definitions::{Definitions, Place};
 use crate::model::{Span, Value};
 
-pub use record::{Does, Heard, Recorded, RecordedStep, Said, write};
+pub use record::{Does, Heard, MOST_ITEMS, Recorded, RecordedStep, Said, write};
 
 /// What came of one case.
 #[derive(Clone, Debug, PartialEq, Serialize)]

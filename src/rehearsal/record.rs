@@ -7,6 +7,9 @@ use serde_json::json;
 
 use crate::model::{Object, RunError, RunStatus, Span, StepStatus, Value};
 
+/// Items that have a mock of their own. Where there are more, the run's output is not expected.
+pub const MOST_ITEMS: usize = 200;
+
 /// What is known of a run that ended.
 #[derive(Clone, Debug)]
 pub struct Recorded {
@@ -34,6 +37,10 @@ pub struct RecordedStep {
     pub output: Value,
     pub error: Option<RunError>,
     pub took: Option<Span>,
+    /// Of a step, or a member of a group, that was done for each item of a list: what came of each, in order. `None` where it did not begin.
+    pub items: Vec<Option<RecordedStep>>,
+    /// It stands in a group that was a run of its own: nothing can be expected of it.
+    pub is_in_group: bool,
 }
 
 /// What of a step a mock can stand in for.
@@ -86,7 +93,11 @@ pub fn write(run: &Recorded) -> String {
     if !events.is_empty() {
         case.insert("events".to_owned(), Value::Array(events));
     }
-    let answers: Object = run.said.iter().map(|said| (said.step.clone(), answer(said))).collect();
+    let mut answers = Object::new();
+    for said in &run.said {
+        // What was asked for one item after another is answered as the first was.
+        answers.entry(said.step.clone()).or_insert_with(|| answer(said));
+    }
     if !answers.is_empty() {
         case.insert("answers".to_owned(), Value::Object(answers));
     }
@@ -101,8 +112,29 @@ fn map<const N: usize>(entries: [(&str, Value); N]) -> Object {
     entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
+/// One mock for each item, as far as they differ; the last holds for all further ones.
+fn mocks_of_items(step: &RecordedStep) -> Option<Value> {
+    let nothing = || json!({"output": {}});
+    let of_item = |item: &Option<RecordedStep>| item.as_ref().and_then(mock_of);
+    if !step.items.iter().any(|item| of_item(item).is_some()) {
+        return None;
+    }
+    let items = step.items.iter().take(MOST_ITEMS);
+    let mut mocks: Vec<Value> = items.map(|item| of_item(item).unwrap_or_else(nothing)).collect();
+    while mocks.len() > 1 && mocks.last() == mocks.get(mocks.len() - 2) {
+        mocks.pop();
+    }
+    match mocks.len() {
+        1 => mocks.pop(),
+        _ => Some(Value::Array(mocks)),
+    }
+}
+
 /// What stands in for the step's attempts; nothing when there was none, or when it would be what holds without a mock.
 fn mock_of(step: &RecordedStep) -> Option<Value> {
+    if !step.items.is_empty() {
+        return mocks_of_items(step);
+    }
     let is_played = match step.does {
         Does::Call => true,
         Does::Watch => step.status == StepStatus::Failed,
@@ -154,7 +186,8 @@ fn answer(said: &Said) -> Value {
 
 fn expected(run: &Recorded) -> Value {
     let mut expected = map([("status", json!(run.status))]);
-    let steps: Object = run.steps.iter().map(|step| (step.id.clone(), json!(step.status))).collect();
+    let own = run.steps.iter().filter(|step| !step.is_in_group);
+    let steps: Object = own.map(|step| (step.id.clone(), json!(step.status))).collect();
     expected.insert("steps".to_owned(), Value::Object(steps));
     // What a failed step had reported is not known, so its undo finds nothing to undo.
     let succeeded =
@@ -163,7 +196,8 @@ fn expected(run: &Recorded) -> Value {
     if !undone.is_empty() {
         expected.insert("undone".to_owned(), json!(undone));
     }
-    if run.output.as_object().is_some_and(|output| !output.is_empty()) {
+    let is_whole = run.steps.iter().all(|step| step.items.len() <= MOST_ITEMS);
+    if is_whole && run.output.as_object().is_some_and(|output| !output.is_empty()) {
         expected.insert("output".to_owned(), run.output.clone());
     }
     // Messages may name ids that differ from run to run.

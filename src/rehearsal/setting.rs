@@ -22,7 +22,9 @@ pub(super) fn with(definitions: &Definitions, setting: &Setting) -> Definitions 
             overlay(&mut Arc::make_mut(rule).config, given);
         }
         for workflow in changed.workflows.values_mut().filter(|workflow| workflow.pack == *pack) {
-            overlay(&mut Arc::make_mut(workflow).config, given);
+            let workflow = Arc::make_mut(workflow);
+            overlay(&mut workflow.config, given);
+            workflow.groups.values_mut().for_each(|group| overlay(&mut Arc::make_mut(group).config, given));
         }
     }
     changed

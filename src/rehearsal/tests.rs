@@ -501,6 +501,8 @@ fn what_was_written_from_a_run_reads_as_a_test_and_passes() {
         output,
         error: None,
         took: Some(Span(1500)),
+        items: Vec::new(),
+        is_in_group: false,
     };
     let odd = "no \u{85}\u{2028} \"end\": {{ input.x }} #!";
     let mut run = Recorded {
@@ -547,4 +549,335 @@ steps:
     let Subject::Workflow { cases, .. } = &tests[0].subject else { panic!("a workflow's") };
     assert_eq!(*cases[0].events[0].1.payload, run.heard[0].payload, "{text}");
     assert_eq!(cases[0].answers["gate"].comment.as_deref(), Some(odd));
+}
+
+/// What happened in the one case of a test of `workflows/w.yaml`, which must pass.
+fn story(workflow: &str, test: &str) -> Vec<String> {
+    let test = format!("workflow: w\n{test}");
+    let reports = reports(&[("workflows/w.yaml", &format!("description: d\n{workflow}"))], &test);
+    assert!(reports[0].passed(), "{reports:#?}");
+    reports[0].timeline.iter().map(|moment| format!("{} {moment}", moment.after)).collect()
+}
+
+const EACH: &str = "steps:
+  - {id: a, for_each: '[1, 2, 3]', concurrency: 2, run: t.do, with: {what: '{{ item }}'}, retry: {attempts: 2, delay: 1m}, undo: {run: t.do, with: {what: '{{ output.id }}'}}}
+  - {id: b, run: t.do, with: {what: '{{ steps.a.output }}'}}
+";
+
+#[test]
+fn a_list_of_mocks_is_one_for_each_item_and_the_last_holds_on() {
+    passes(
+        EACH,
+        "mock: {a: [{output: {id: 7}}, {output: {id: 8}}]}
+cases: [{name: x, expect: {called: [{run: t.do, with: {what: [{id: 7}, {id: 8}, {id: 8}]}}], steps: {a: {output: [{id: 7}, {id: 8}, {id: 8}]}}}}]",
+    );
+    passes(
+        EACH,
+        "mock: {a: [{output: {id: 7}}, {fail: no, output: {id: 8}}], b: {output: {}}}
+cases: [{name: x, expect: {status: failed, undone: [a], error: '2 of 3 items failed', steps: {b: not_started}, called: [{run: t.do, with: {what: 8}}, {run: t.do, with: {what: 7}}]}}]",
+    );
+}
+
+#[test]
+fn attempts_of_one_item_may_differ_and_the_timeline_names_items() {
+    let test = "mock: {a: [{output: {id: 7}, takes: 10s}, {attempts: [{fail: no}, {output: {id: 8}}]}]}
+cases: [{name: x, expect: {status: succeeded}}]";
+    assert_eq!(
+        story(EACH, test),
+        [
+            "0s run started: by test",
+            "0s a started",
+            "0s a[0] calls t.do with {\"what\":1}",
+            "0s a[1] calls t.do with {\"what\":2}",
+            "0s a[1] failed: no; attempt 2 at 2026-01-01T00:01:00.000Z",
+            "10s a[2] calls t.do with {\"what\":3}",
+            "10s a[2] failed: no; attempt 2 at 2026-01-01T00:01:10.000Z",
+            "1m a[1] calls t.do with {\"what\":2}",
+            "1m10s a[2] calls t.do with {\"what\":3}",
+            "1m10s a succeeded",
+            "1m10s b calls t.do with {\"what\":[{\"id\":7},{\"id\":8},{\"id\":8}]}",
+            "1m10s b succeeded",
+            "1m10s run succeeded",
+        ]
+    );
+}
+
+const GROUPS: &str = "input: {app: {type: string, default: shop}}
+steps:
+  - {id: first, run: t.do}
+  - id: each
+    for_each: '[\"x\", \"y\"]'
+    as: host
+    concurrency: 1
+    steps:
+      - {id: roll, run: t.do, with: {what: '{{ host }} {{ steps.first.output.id }} {{ input.app }}'}, undo: {run: t.do, with: {what: 'back {{ host }} {{ steps.roll.output.id }}'}}}
+      - {id: ok, approve: {ask: 'Is {{ host }} well?', of: [managers], timeout: 2h}}
+  - {id: last, run: t.do, with: {what: '{{ steps.each.output }}'}}
+";
+
+#[test]
+fn groups_that_are_runs_of_their_own_are_played_with_their_mocks_and_answers() {
+    let test = "mock: {first: {output: {id: 1}}, roll: [{output: {id: 10}, takes: 5m}, {output: {id: 20}}], last: {output: {}}}
+cases:
+  - name: x
+    answers: {ok: {by: zoe, at: 1h}}
+    expect:
+      status: succeeded
+      steps: {each: succeeded}
+      called: [{run: t.do, with: {what: x 1 shop}}, {run: t.do, with: {what: y 1 shop}}, t.do]
+      not_called: [core.echo]
+";
+    assert_eq!(
+        story(GROUPS, test),
+        [
+            "0s run started: by test",
+            "0s first calls t.do with {}",
+            "0s first succeeded",
+            "0s each started",
+            "0s each[0] started",
+            "0s each[0].roll calls t.do with {\"what\":\"x 1 shop\"}",
+            "5m each[0].roll succeeded",
+            "5m each[0].ok started",
+            "5m each[0].ok asks managers: Is x well?",
+            "1h each[0].ok approved: by zoe",
+            "1h each[0].ok succeeded",
+            "1h each[0] succeeded",
+            "1h each[1] started",
+            "1h each[1].roll calls t.do with {\"what\":\"y 1 shop\"}",
+            "1h each[1].roll succeeded",
+            "1h each[1].ok started",
+            "1h each[1].ok asks managers: Is y well?",
+            "1h each[1].ok approved: by zoe",
+            "1h each[1].ok succeeded",
+            "1h each[1] succeeded",
+            "1h each succeeded",
+            "1h last calls t.do with {\"what\":[{\"roll\":{\"id\":10},\"ok\":{\"approved_by\":[\"zoe\"]}},{\"roll\":{\"id\":20},\"ok\":{\"approved_by\":[\"zoe\"]}}]}",
+            "1h last succeeded",
+            "1h run succeeded",
+        ]
+    );
+}
+
+#[test]
+fn what_a_group_did_is_taken_back_when_the_run_fails_later() {
+    passes(
+        GROUPS,
+        "mock: {first: {output: {id: 1}}, roll: [{output: {id: 10}}, {output: {id: 20}}], last: {fail: no}}
+cases:
+  - name: x
+    answers: {ok: {by: zoe}}
+    expect:
+      status: failed
+      undone: [roll, roll]
+      called: [{run: t.do, with: {what: back y 20}}, {run: t.do, with: {what: back x 10}}]
+",
+    );
+    // Nobody answers: the first host is taken back by its own run, and the second never begins.
+    passes(
+        GROUPS,
+        "mock: {first: {output: {id: 1}}, roll: [{output: {id: 10}}, {output: {id: 20}}]}
+cases: [{name: x, expect: {status: failed, undone: [roll], steps: {each: failed, last: not_started}, called: [{run: t.do, with: {what: back x 10}}]}}]",
+    );
+}
+
+#[test]
+fn a_group_is_tried_again_and_its_steps_go_on_in_their_lists_of_mocks() {
+    let workflow = "steps:
+  - id: g
+    retry: {attempts: 2, delay: 1h}
+    timeout: 30m
+    parallel:
+      - {id: a, run: t.do, undo: {run: t.do}}
+      - id: inner
+        timeout: 10m
+        steps: [{id: b, wait_for: {trigger: t.alarm}}]
+";
+    let test = "mock: {a: [{fail: no}, {output: {id: 5}}]}
+cases:
+  - name: x
+    events: [{at: 71m, trigger: t.alarm, payload: {app: x}}]
+    expect: {status: succeeded, undone: [a], steps: {g: {attempts: 2}}}
+";
+    let told = story(workflow, test);
+    let wanted = [
+        "0s g.inner.b started",
+        "0s g.a failed: no",
+        "10m undo of g.a succeeded",
+        "1h10m g.a succeeded",
+        "1h11m g.inner.b succeeded",
+    ];
+    for line in wanted {
+        assert!(told.iter().any(|told| told == line), "{line}: {told:#?}");
+    }
+    // Without the event the inner group's time is over, both times.
+    passes(
+        workflow,
+        "cases: [{name: x, expect: {status: failed, steps: {g: {status: failed, attempts: 2}}}}]",
+    );
+}
+
+#[test]
+fn members_of_a_group_share_the_locks_and_the_key_value_store_of_the_run() {
+    let workflow = "steps:
+  - id: g
+    for_each: 0..3
+    concurrency: 3
+    steps:
+      - {id: a, run: t.do, lock: one}
+      - {id: s, run: core.kv_set, with: {key: 'k{{ index }}', value: '{{ item }}'}}
+  - {id: r, run: core.kv_get, with: {key: k2}}
+output: {last: '{{ steps.r.output.value }}'}
+";
+    let told = story(
+        workflow,
+        "kv: {}\nmock: {a: {takes: 1m}}\ncases: [{name: x, expect: {status: succeeded, output: {last: 2}}}]",
+    );
+    let calls: Vec<&str> = told
+        .iter()
+        .filter(|line| line.contains("calls t.do"))
+        .map(|line| line.split(' ').next().unwrap())
+        .collect();
+    assert_eq!(calls, ["0s", "1m", "2m"]);
+}
+
+const WINDOW: &str = "input: {app: string}
+steps:
+  - {id: a, run: t.do, window: office}
+";
+
+fn in_office(case: &str) -> Vec<String> {
+    let texts = [
+        ("siskin.yaml", "windows: {office: {open: ['* 9-16 * * mon-fri'], time_zone: Europe/Berlin}}\n"),
+        ("apps/shop.yaml", "owner: team\n"),
+        ("workflows/w.yaml", &format!("description: d\n{WINDOW}")),
+    ];
+    let reports = reports(
+        &texts,
+        &format!(
+            "workflow: w\ncases: [{{name: x, input: {{app: shop}}, expect: {{status: succeeded}}, {case}}}]"
+        ),
+    );
+    assert!(reports[0].passed(), "{reports:#?}");
+    reports[0].timeline.iter().map(|moment| format!("{} {moment}", moment.after)).collect()
+}
+
+fn has(told: &[String], line: &str) {
+    assert!(told.iter().any(|told| told == line), "{line}: {told:#?}");
+}
+
+#[test]
+fn windows_open_on_simulated_time_and_somebody_may_break_the_glass() {
+    // A Friday.
+    has(&in_office("at: 2026-11-20T10:00:00+01:00"), "0s a calls t.do with {}");
+    let told = in_office("at: 2026-11-20T18:00:00+01:00");
+    has(&told, "0s a waits for its window: office opens at 2026-11-23T08:00:00.000Z");
+    has(&told, "2d15h a calls t.do with {}");
+    let told = in_office("at: 2026-11-20T18:00:00+01:00, force: {at: 1h, by: ada, why: outage}");
+    has(&told, "1h run forced: by ada: outage");
+    has(&told, "1h a calls t.do with {}");
+}
+
+#[test]
+fn a_held_app_starts_nothing_until_the_hold_ends() {
+    let monday = "at: 2026-11-23T10:00:00+01:00";
+    let told = in_office(&format!("{monday}, holds: [{{what: shop, until: 2h, why: the fair}}]"));
+    has(&told, "2h shop is held no more");
+    has(&told, "2h a calls t.do with {}");
+    let told = in_office(&format!("{monday}, holds: {{what: all}}, force: {{at: 10m}}"));
+    has(&told, "10m a calls t.do with {}");
+    let told = in_office(&format!("{monday}, holds: [{{what: shop, from: 1h}}]"));
+    has(&told, "0s a calls t.do with {}");
+}
+
+#[test]
+fn holds_and_times_of_a_case_are_checked() {
+    let mut files = files(&[
+        ("apps/shop.yaml", "owner: team\n"),
+        ("workflows/w.yaml", &format!("description: d\n{}", LIST)),
+    ]);
+    let test = "workflow: w
+apps: {own: {owner: me}}
+cases:
+  - {name: x, at: tomorrow, expect: {status: failed}}
+  - {name: y, holds: [{what: shap}, {what: own, from: 2h, until: 1h}, {what: all}], expect: {status: failed}}
+  - {name: z, mock: {a: [{attempts: [{fail: x}], takes: 1m}, {attempts: []}]}, expect: {status: failed}}
+";
+    files.texts.insert("tests/t.yaml".to_owned(), test.as_bytes().into());
+    let (_, mistakes) = Definitions::read(&files);
+    let told: Vec<String> =
+        mistakes.iter().map(|mistake| format!("{} {}", mistake.place, mistake.message)).collect();
+    let wanted = [
+        "`at` is when the run begins, and `tomorrow` is no time",
+        "there is no app `shap`: what is held is an app, or all",
+        "the hold would end before it begins, at 2h",
+        "`takes` belongs into one of the `attempts`",
+        "a mock without an attempt",
+    ];
+    assert_eq!(told.len(), wanted.len(), "{told:#?}");
+    for (told, wanted) in told.iter().zip(wanted) {
+        assert!(told.ends_with(wanted), "{told}: {wanted}");
+    }
+}
+
+#[test]
+fn a_mocked_child_ends_with_the_run_s_time() {
+    let child = "description: d\nsteps: [{id: z, run: t.do}]\n";
+    let parent = "description: d\ntimeout: 1h\nsteps: [{id: a, run: child}]\n";
+    let test = "workflow: w\nmock: {a: {takes: 3h}}\ncases: [{name: x, expect: {status: failed, steps: {a: cancelled}}}]\n";
+    let reports = reports(&[("workflows/child.yaml", child), ("workflows/w.yaml", parent)], test);
+    assert!(reports[0].passed(), "{reports:#?}");
+    assert_eq!(reports[0].timeline.last().unwrap().after, Span::hours(1));
+}
+
+#[test]
+fn items_and_groups_of_a_run_that_was_are_written_with_a_mock_for_each() {
+    let step = |id: &str, status, output: Value, items| RecordedStep {
+        id: id.to_owned(),
+        status,
+        does: Does::Call,
+        attempts: 1,
+        output,
+        error: (status == StepStatus::Failed).then(|| RunError::failed("no")),
+        took: None,
+        items,
+        is_in_group: id == "m",
+    };
+    let item = |output| Some(step("a", StepStatus::Succeeded, output, Vec::new()));
+    let failed = Some(step("a", StepStatus::Failed, Value::Null, Vec::new()));
+    let group = RecordedStep {
+        does: Does::Other,
+        attempts: 0,
+        ..step("g", StepStatus::Succeeded, json!([{"m": {"id": 5}}, {"m": {"id": 6}}]), Vec::new())
+    };
+    let run = Recorded {
+        name: "as it went".to_owned(),
+        workflow: "site.w".to_owned(),
+        input: json!({}),
+        status: RunStatus::Succeeded,
+        error: None,
+        output: json!({"a": [{"id": 1}, null, {"id": 2}, {"id": 2}], "g": [{"m": {"id": 5}}, {"m": {"id": 6}}]}),
+        steps: vec![
+            step(
+                "a",
+                StepStatus::Succeeded,
+                json!([{"id": 1}, null, {"id": 2}, {"id": 2}]),
+                vec![item(json!({"id": 1})), failed, item(json!({"id": 2})), item(json!({"id": 2}))],
+            ),
+            group,
+            step("m", StepStatus::Succeeded, json!({}), vec![item(json!({"id": 5})), item(json!({"id": 6}))]),
+        ],
+        undone: Vec::new(),
+        heard: Vec::new(),
+        said: Vec::new(),
+    };
+    let text = write(&run);
+    let workflow = "description: d
+steps:
+  - {id: a, for_each: 0..4, max_failures: 1, run: t.do}
+  - {id: g, for_each: 0..2, steps: [{id: m, run: t.do}]}
+output: {a: '{{ steps.a.output }}', g: '{{ steps.g.output }}'}
+";
+    let reports = reports(&[("workflows/w.yaml", workflow)], &text);
+    assert!(reports.iter().all(Report::passed), "{text}\n{reports:#?}");
+    assert_eq!(text.matches("id: 2").count(), 3, "{text}"); // One mock, and twice in the output.
 }

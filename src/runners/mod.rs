@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::attempt::Work;
 use crate::model::desk::{Reply, Request};
 use crate::model::log::Stream;
-use crate::model::{AttemptKey, ErrorKind, Object, RunError, Span, Timestamp, Value};
+use crate::model::{Artefact, AttemptKey, ErrorKind, Object, RunError, Span, Timestamp, Value};
 use crate::process;
 
 /// Every runner there is.
@@ -80,6 +80,9 @@ pub trait Line: Send + Sync {
     fn progress(&self, output: Value) -> BoxFuture<'_, Result<(), Failure>>;
 
     fn ask(&self, request: Request) -> BoxFuture<'_, Reply>;
+
+    /// Keeps a file that the action printed as an artefact, with its secrets hidden.
+    fn keep<'a>(&'a self, printed: &'a Path, name: &'a str) -> BoxFuture<'a, Result<Artefact, Failure>>;
 }
 
 /// An action that did what it was to do.
@@ -221,6 +224,28 @@ pub(crate) fn text_of(captured: &process::Captured) -> String {
     format!("{head}\n... part of the output is not shown here, the log has it ...\n{}", tail.trim_end())
 }
 
+/// How much of the end of a text stands beside the artefact that has it.
+const TAIL_BYTES: usize = 2000;
+
+/// A captured output: its text, or, when that is more than was kept, the artefact that has all of it.
+pub(crate) async fn text_or_artefact(job: &Job, captured: &process::Captured, name: &str) -> Value {
+    let Some(whole) = &captured.whole else { return Value::String(text_of(captured)) };
+    match job.line.keep(whole.path(), name).await {
+        Ok(artefact) => {
+            let cut = if whole.is_cut { ", but for its end, which was too much" } else { "" };
+            let note = format!("too large to stand here: it is kept as a file{cut}");
+            let text = text_of(captured);
+            let from = boundary(&text, text.len().saturating_sub(TAIL_BYTES));
+            let tail = text[from + text[from..].find('\n').map_or(0, |end| end + 1)..].to_owned();
+            Artefact { note: Some(note), tail: Some(tail), ..artefact }.value()
+        }
+        Err(failure) => {
+            job.note(&format!("the whole of {name} can't be kept: {}", failure.error.message));
+            Value::String(text_of(captured))
+        }
+    }
+}
+
 /// Environment variables from a map of parameters: text as it is, numbers and truth values as they print, lists and maps as JSON; null sets
 /// nothing.
 pub(crate) fn variables(env: Option<&Value>) -> Result<Vec<(String, String)>, Failure> {
@@ -314,6 +339,7 @@ mod tests {
         let captured = process::Captured {
             bytes: b"one\ntwo\nsecr\n... 9 bytes are not shown here ...\net\nlast\n".to_vec(),
             dropped_bytes: 9,
+            whole: None,
         };
         let text = text_of(&captured);
         assert!(text.starts_with("one\ntwo\n...") && text.ends_with("last"), "{text}");

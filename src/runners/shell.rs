@@ -8,15 +8,15 @@
 //!
 //! They stand in the section `shell:` of the action file; without a section, the action's input has them (`core.shell`).
 //!
-//! Output: `{code, stdout, stderr}`; each text is kept up to 256 KiB, beginning and end, without the end of line at its end. A code other
-//! than 0 fails; the error has the code and the last line of stderr. The script also sees `SISKIN_RUN`, `SISKIN_STEP`, `SISKIN_ATTEMPT` and
+//! Output: `{code, stdout, stderr}`; each is the text without the end of line at its end, or, when that is more than 256 KiB, the artefact that has all of
+//! it (up to 1 GiB): `{artefact, name, size, note, tail}`. A code other than 0 fails; the error has the code and the last line of stderr. The script also sees `SISKIN_RUN`, `SISKIN_STEP`, `SISKIN_ATTEMPT` and
 //! `SISKIN_WORKSPACE`. Its stdin is empty.
 
 use std::path::PathBuf;
 
 use futures::future::BoxFuture;
 
-use super::{Done, Failure, Job, Runner, object, optional_text, text_of, text_parameter, variables};
+use super::{Done, Failure, Job, Runner, object, optional_text, text_or_artefact, text_parameter, variables};
 use crate::model::Value;
 use crate::process::{Command, Ended, Finished};
 
@@ -54,12 +54,13 @@ async fn run(job: Job) -> Result<Done, Failure> {
         .envs(variables(job.parameters.get("env"))?)
         .cwd(directory(&job)?)
         .lock(&job.lock)
-        .keep(KEPT_BYTES);
+        .keep(KEPT_BYTES)
+        .whole(job.workspace.parent().unwrap_or(&job.workspace));
     let finished = job.process(command).await?;
     let output = object([
         ("code", code_of(finished.ended)),
-        ("stdout", Value::String(text_of(&finished.stdout))),
-        ("stderr", Value::String(text_of(&finished.stderr))),
+        ("stdout", text_or_artefact(&job, &finished.stdout, "stdout.txt").await),
+        ("stderr", text_or_artefact(&job, &finished.stderr, "stderr.txt").await),
     ]);
     verdict(&finished).map_err(|failure| failure.showing(output.clone()))?;
     Ok(Done::with(output))

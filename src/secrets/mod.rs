@@ -28,9 +28,9 @@ const NONCE_BYTES: usize = 12;
 /// Why a secret cannot be had or kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretsError {
-    #[error("there are secrets, but their key {path} is missing: put it back from a backup, or delete the secrets' rows", path = .0.display())]
+    #[error("the key of the secrets, {path}, is missing: put it back from a backup, copy it from another server on the same database, or delete the secrets' rows", path = .0.display())]
     KeyMissing(PathBuf),
-    #[error("{path} is not the key that the secrets were sealed with: put the right one back from a backup", path = .0.display())]
+    #[error("{path} is not the key that the secrets are sealed with: put the right one back from a backup, or copy it from another server on the same database", path = .0.display())]
     KeyWrong(PathBuf),
     #[error("{path} cannot be used as a key ({why})", path = .path.display())]
     KeyUnusable { path: PathBuf, why: String },
@@ -67,7 +67,8 @@ impl Secrets {
     /// understood, or others may read it.
     pub async fn open(data: &Path, store: Store) -> Result<Secrets, SecretsError> {
         let path = data.join(KEY_FILE);
-        let has_secrets = !store.secret_names().await?.is_empty();
+        // Who comes to others must have their key, also before the first secret is set.
+        let has_secrets = !store.secret_names().await?.is_empty() || store.has_living_nodes().await?;
         let found = key::read(&path)?;
         if found.is_none() && has_secrets {
             return Err(SecretsError::KeyMissing(path));
@@ -209,7 +210,7 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
     async fn store(data: &Path) -> Store {
-        Store::open(&data.join("siskin.db"), NOW).await.unwrap()
+        Store::open(&crate::store::Location::file(data.join("siskin.db")), NOW).await.unwrap()
     }
 
     async fn set(secrets: &Secrets, name: &str, text: &str) -> Result<(), SecretsError> {

@@ -1,7 +1,7 @@
 //! Questions to people, and their votes. Whether a vote counts is decided by `model::Approval::vote`; here it is kept.
 
 use super::audit::{self, NewAudit};
-use super::db::{Connection, Query};
+use super::db::{Connection, Query, sql};
 use super::{Store, StoreError, bounded, inbox, json};
 use crate::model::approval::{ApprovalStatus, Question, Vote};
 use crate::model::{Approval, ApprovalId, RunId, Timestamp, Value};
@@ -90,8 +90,8 @@ impl Store {
         .await
     }
 
-    async fn fetch_approvals(&self, mut query: Query) -> Result<Vec<StoredApproval>, StoreError> {
-        let rows: Vec<Row> = query.build_query_as().fetch_all(self.readers()).await?;
+    async fn fetch_approvals(&self, query: Query) -> Result<Vec<StoredApproval>, StoreError> {
+        let rows: Vec<Row> = query.fetch_all(self.readers()).await?;
         rows.into_iter().map(read).collect()
     }
 }
@@ -103,10 +103,8 @@ pub(super) async fn ask(
     question: &Question,
     now: Timestamp,
 ) -> Result<ApprovalId, StoreError> {
-    let id = sqlx::query_scalar(
-        "INSERT INTO approvals (run, step, version, status, asked_at, question, votes)
-         VALUES ($1, $2, 1, 'waiting', $3, $4, '[]') RETURNING id",
-    )
+    let id = sql("INSERT INTO approvals (run, step, version, status, asked_at, question, votes)
+         VALUES ($1, $2, 1, 'waiting', $3, $4, '[]') RETURNING id")
     .bind(run.0)
     .bind(&question.step)
     .bind(now.0)
@@ -123,10 +121,8 @@ pub(super) async fn settle(
     step: &str,
     status: ApprovalStatus,
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE approvals SET status = $3, version = version + 1
-         WHERE run = $1 AND step = $2 AND status = 'waiting'",
-    )
+    sql("UPDATE approvals SET status = $3, version = version + 1
+         WHERE run = $1 AND step = $2 AND status = 'waiting'")
     .bind(run.0)
     .bind(step)
     .bind(status.as_str())
@@ -142,7 +138,7 @@ async fn update(
     status: &str,
     votes: &str,
 ) -> Result<(), StoreError> {
-    let saved = sqlx::query(
+    let saved = sql(
         "UPDATE approvals SET version = version + 1, status = $3, votes = $4 WHERE id = $1 AND version = $2",
     )
     .bind(id.0)
@@ -151,7 +147,7 @@ async fn update(
     .bind(votes)
     .execute(tx)
     .await?;
-    match saved.rows_affected() {
+    match saved {
         1 => Ok(()),
         _ => Err(StoreError::Conflict(format!("approval {id}"))),
     }
@@ -186,9 +182,10 @@ mod tests {
     use super::*;
     use crate::model::Span;
     use crate::store::Advance;
-    use crate::store::testing::{NOW, audit, fresh, stored_run};
+    use crate::store::testing::{NOW, audit, fresh, on_both, stored_run};
 
-    #[tokio::test]
+    on_both!(of_two_votes_on_the_same_version_one_counts_and_the_run_hears_of_it,);
+
     async fn of_two_votes_on_the_same_version_one_counts_and_the_run_hears_of_it() {
         let (_folder, store) = fresh().await;
         let run = stored_run(&store).await;

@@ -1,6 +1,7 @@
 //! Who did what, when, from where. A row is written in the transaction of the change that it is about, and never changed.
 
-use super::db::{Connection, Query};
+use super::db::{Connection, Query, sql};
+use super::rows::Rows;
 use super::{Store, StoreError, bounded, json};
 use crate::model::{Actor, Timestamp, Value};
 
@@ -66,13 +67,13 @@ impl Store {
             query.push(" AND id < ").push_bind(before);
         }
         query.push(" ORDER BY id DESC LIMIT ").push_bind(bounded(filter.limit));
-        let rows: Vec<Row> = query.build_query_as().fetch_all(self.readers()).await?;
+        let rows: Vec<Row> = query.fetch_all(self.readers()).await?;
         rows.into_iter().map(read).collect()
     }
 }
 
 pub(super) async fn add(tx: &mut Connection, row: &NewAudit) -> Result<i64, StoreError> {
-    let id = sqlx::query_scalar(
+    let id = sql(
         "INSERT INTO audit (at, actor, act, subject, details, address) VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
     )
     .bind(row.at.0)
@@ -84,6 +85,29 @@ pub(super) async fn add(tx: &mut Connection, row: &NewAudit) -> Result<i64, Stor
     .fetch_one(tx)
     .await?;
     Ok(id)
+}
+
+static ADD: Rows<6> = Rows::new(
+    ["at", "actor", "act", "subject", "details", "address"],
+    "INSERT INTO audit (at, actor, act, subject, details, address)
+     SELECT at, actor, act, subject, details, address FROM new WHERE at IS NOT NULL",
+);
+
+/// As `add`, for many.
+pub(super) async fn add_all(tx: &mut Connection, rows: &[&NewAudit]) -> Result<(), StoreError> {
+    let mut values = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (actor, details) = (json::write("actor", &row.actor)?, json::write("details", &row.details)?);
+        values.push([
+            row.at.0.into(),
+            actor.into(),
+            (&row.act).into(),
+            (&row.subject).into(),
+            details.into(),
+            (&row.from).into(),
+        ]);
+    }
+    ADD.execute(tx, values).await.map(drop)
 }
 
 type Row = (i64, i64, String, String, String, String, Option<String>);
@@ -105,9 +129,10 @@ fn read((id, at, actor, act, subject, details, from): Row) -> Result<AuditRow, S
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::store::testing::{audit, fresh};
+    use crate::store::testing::{audit, fresh, on_both};
 
-    #[tokio::test]
+    on_both!(acts_are_listed_newest_first_by_subject_and_act,);
+
     async fn acts_are_listed_newest_first_by_subject_and_act() {
         let (_folder, store) = fresh().await;
         for act in ["run.start", "run.cancel", "run.start"] {

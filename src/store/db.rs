@@ -1,49 +1,62 @@
-//! The database itself: opens it, and makes writes durable in groups.
+//! The store itself: opens the database, and queues what is to be written.
 //!
-//! One task owns the one connection that writes. What arrives while it works shares a transaction and a sync to disk, each write
-//! inside a savepoint of its own, so that one that fails takes no other with it. A write is answered only after the commit. Reads go
-//! through a small pool of read-only connections and never wait for writes.
+//! One task owns the one connection that writes; see `writer`. Reads go through a small pool and never wait for writes.
 //!
 //! A write goes on when its caller stops waiting: dropping the future never leaves half of it.
 
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::StoreError;
+pub(super) use super::connection::Connection;
+use super::connection::{Dialect, Readers, file_readers, open_file};
+use super::lane::Lane;
 use super::migrations::{self, Migration};
+use super::postgres::DatabaseUrl;
+use super::standing::Standing;
+pub(super) use super::statement::{Query, sql};
+use super::writer::{Answer, Job, Link, Write, write_loop};
+use super::{AddedEvent, Routed, Routing, StoreError, attempts, events, matches, runs};
 use crate::model::Timestamp;
-
-/// What the statements of this module run on.
-pub(super) type Connection = sqlx::SqliteConnection;
-/// Builds the few statements whose text depends on a filter.
-pub(super) type Query = sqlx::QueryBuilder<sqlx::Sqlite>;
-/// A statement with its parameters.
-pub(super) type Statement<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 
 /// Writes that may wait in the queue.
 const QUEUE: usize = 1024;
-/// Writes that share one commit, at most.
-const GROUP: usize = 512;
 /// Payload that may wait in the queue, in KiB: 64 MiB.
 const QUEUED_KIB: u32 = 64 * 1024;
-/// Connections that read.
-const READERS: u32 = 4;
-const STATEMENTS: usize = 256;
-/// How long to wait for another process that holds the file.
-const BUSY: Duration = Duration::from_secs(10);
-/// Pages in the log before it is moved into the file: 16 MiB.
-const CHECKPOINT_PAGES: &str = "4096";
-/// The log is cut to this after it was moved.
-const LOG_BYTES: &str = "67108864";
+/// How long a start waits for a database that does not answer yet.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where everything is kept.
+#[derive(Clone, Debug)]
+pub enum Location {
+    /// A file, made where it is missing: for one server.
+    File(PathBuf),
+    /// A database on PostgreSQL, which several servers may share.
+    Postgres(DatabaseUrl),
+}
+
+impl Location {
+    /// The file at `path`.
+    pub fn file(path: impl Into<PathBuf>) -> Location {
+        Location::File(path.into())
+    }
+
+    /// The database that `url` names.
+    ///
+    /// # Errors
+    /// It is no URL of PostgreSQL.
+    pub fn url(url: &str) -> Result<Location, StoreError> {
+        Ok(Location::Postgres(DatabaseUrl::from_str(url)?))
+    }
+}
 
 /// The store. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -54,64 +67,133 @@ pub struct Store {
 #[derive(Debug)]
 struct Shared {
     queue: mpsc::Sender<Job>,
+    lanes: Lanes,
     /// Room for payload in the queue, so that memory stays bounded however large single writes are.
     room: Arc<Semaphore>,
-    readers: SqlitePool,
+    readers: Readers,
+    standing: Arc<Standing>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
-enum Job {
-    Write(Write),
-    Close,
+/// The kinds of writes that come often enough to share statements.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    pub(super) events: Arc<Lane<events::Adding, Vec<AddedEvent>>>,
+    pub(super) routings: Arc<Lane<Routing, Routed>>,
+    pub(super) advances: Arc<Lane<runs::Saving, runs::Done>>,
+    pub(super) starts: Arc<Lane<attempts::Starting, bool>>,
 }
 
-/// Is given the connection inside a transaction, or why there is none.
-type Write = Box<dyn for<'a> FnOnce(Result<&'a mut Connection, StoreError>) -> BoxFuture<'a, Answer> + Send>;
-
-/// A write that ran and waits for its commit: what it came to, and how its caller is told.
-struct Answer {
-    failed: Option<StoreError>,
-    tell: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
+impl Default for Lanes {
+    fn default() -> Lanes {
+        Lanes {
+            events: Lane::new(|tx, items| Box::pin(events::add_all(tx, items))),
+            routings: Lane::new(|tx, items| Box::pin(matches::route_all(tx, items))),
+            advances: Lane::new(|tx, items| Box::pin(runs::save_all(tx, items))),
+            starts: Lane::new(|tx, items| Box::pin(attempts::start_all(tx, items))),
+        }
+    }
 }
 
 impl Store {
-    /// Opens the database file at `path`, makes it where it is missing, and brings its schema up to date. `now` is noted beside the
-    /// changes of the schema. Must be called inside a tokio runtime.
+    /// Opens the database, makes the file where it is missing, and brings its schema up to date. `now` is noted beside the
+    /// changes of the schema. A server that does not answer yet is waited for, for a minute. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// `Newer`, `NotWritable`, `NotADatabase`, `Full`, `Corrupt`, each saying what to do.
-    pub async fn open(path: &Path, now: Timestamp) -> Result<Store, StoreError> {
-        Store::open_with(path, migrations::ALL, now).await.map_err(|error| error.of_file(path))
+    /// `Newer`, `NotWritable`, `NotADatabase`, `Unreachable`, `Full`, `Corrupt`, each saying what to do.
+    pub async fn open(location: &Location, now: Timestamp) -> Result<Store, StoreError> {
+        Store::open_with(location, migrations::ALL, START_PATIENCE, now).await
     }
 
     pub(super) async fn open_with(
-        path: &Path,
+        location: &Location,
         migrations: &[Migration],
+        patience: Duration,
         now: Timestamp,
     ) -> Result<Store, StoreError> {
-        make_file(path)?;
-        let options = options(path);
-        let mut connection = options.connect().await?;
-        migrations::refuse_foreign_tables(&mut connection).await?;
+        match location {
+            Location::File(path) => {
+                Store::open_path(path, migrations, now).await.map_err(|error| error.of_file(path))
+            }
+            Location::Postgres(url) => Store::open_url(url, migrations, patience, now).await,
+        }
+    }
+
+    async fn open_path(path: &Path, migrations: &[Migration], now: Timestamp) -> Result<Store, StoreError> {
+        let mut connection = open_file(path).await?;
+        migrations::refuse_foreign_tables(&mut connection, &path.display()).await?;
         // Kept in the file, so it is asked for only once the file is known to be ours.
-        sqlx::query("PRAGMA journal_mode = WAL").execute(&mut connection).await?;
+        connection.run("PRAGMA journal_mode = WAL").await?;
         migrations::migrate(&mut connection, migrations, now).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .min_connections(0)
-            .test_before_acquire(false)
-            .idle_timeout(Duration::from_secs(600))
-            .connect_lazy_with(options.read_only(true).create_if_missing(false));
+        let standing = Arc::default();
+        Ok(Store::over(connection, None, file_readers(path), standing))
+    }
+
+    async fn open_url(
+        url: &DatabaseUrl,
+        migrations: &[Migration],
+        patience: Duration,
+        now: Timestamp,
+    ) -> Result<Store, StoreError> {
+        let mut connection = Connection::Postgres(Box::new(url.connect_patiently(patience).await?));
+        migrations::refuse_foreign_tables(&mut connection, url).await?;
+        migrations::migrate(&mut connection, migrations, now).await.map_err(|error| url.refused(error))?;
+        let standing = Arc::<Standing>::default();
+        let readers = Readers::Postgres(url.readers(Arc::clone(&standing)));
+        Ok(Store::over(connection, Some(url.clone()), readers, standing))
+    }
+
+    fn over(
+        connection: Connection,
+        url: Option<DatabaseUrl>,
+        readers: Readers,
+        standing: Arc<Standing>,
+    ) -> Store {
         let (queue, waiting) = mpsc::channel(QUEUE);
         // The writer ends when the last clone of the store is dropped, or at `close`, which joins it.
-        let writer = tokio::spawn(write_loop(connection, waiting));
+        let is_file = url.is_none();
+        let writing = write_loop(Link::new(connection, url, Arc::clone(&standing)), waiting);
+        let writer = match is_file {
+            // On a thread of its own: each statement is a word with SQLite's thread and back, and waking one thread is quicker than
+            // waking a runtime. It waits for no socket and no timer.
+            true => {
+                let runtime = Handle::current();
+                tokio::task::spawn_blocking(move || runtime.block_on(writing))
+            }
+            false => tokio::spawn(writing),
+        };
         let shared = Shared {
             queue,
+            lanes: Lanes::default(),
             room: Arc::new(Semaphore::new(QUEUED_KIB as usize)),
             readers,
+            standing,
             writer: Mutex::new(Some(writer)),
         };
-        Ok(Store { shared: Arc::new(shared) })
+        Store { shared: Arc::new(shared) }
+    }
+
+    /// Why the database can't be used at the moment; `None` while it answers.
+    pub fn away(&self) -> Option<String> {
+        self.shared.standing.away()
+    }
+
+    /// Changes whenever writes were refused as `Away` of which nobody knows whether they were stored. Whoever acts on what is stored should look at
+    /// all of it then.
+    pub fn doubts(&self) -> watch::Receiver<u64> {
+        self.shared.standing.doubts()
+    }
+
+    /// Whether several servers may share this database.
+    pub fn is_shared(&self) -> bool {
+        self.dialect() == Dialect::Postgres
+    }
+
+    pub(super) fn dialect(&self) -> Dialect {
+        match &self.shared.readers {
+            Readers::Sqlite(_) => Dialect::Sqlite,
+            Readers::Postgres(_) => Dialect::Postgres,
+        }
     }
 
     /// Finishes what is queued, refuses what comes later, and closes the file cleanly. A second call does nothing.
@@ -126,7 +208,7 @@ impl Store {
     }
 
     /// The pool that reads.
-    pub(super) fn readers(&self) -> &SqlitePool {
+    pub(super) fn readers(&self) -> &Readers {
         &self.shared.readers
     }
 
@@ -138,7 +220,7 @@ impl Store {
     {
         let (write, reply) = package(work);
         self.shared.queue.send(Job::Write(write)).await.map_err(|_| StoreError::closed())?;
-        reply.await.map_err(|_| StoreError::closed())?
+        reply.await.map_err(|_| StoreError::dropped())?
     }
 
     /// As `write`, for work that carries `bytes` of payload: waits until there is room for it.
@@ -147,65 +229,35 @@ impl Store {
         T: Send + 'static,
         W: for<'a> FnOnce(&'a mut Connection) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
     {
-        let room = Arc::clone(&self.shared.room).acquire_many_owned(kibibytes(bytes)).await;
-        let room = room.map_err(|_| StoreError::closed())?;
+        let room = self.room_for(bytes).await?;
         self.write(holding(room, work)).await
     }
 
-    /// As `write_large`, but says `Busy` at once where it would have to wait for the queue.
-    pub(super) async fn try_write_large<T, W>(&self, bytes: usize, work: W) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        W: for<'a> FnOnce(&'a mut Connection) -> BoxFuture<'a, Result<T, StoreError>> + Send + 'static,
-    {
-        let room = Arc::clone(&self.shared.room)
-            .try_acquire_many_owned(kibibytes(bytes))
-            .map_err(|_| StoreError::Busy)?;
-        let (write, reply) = package(holding(room, work));
-        self.shared.queue.try_send(Job::Write(write)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => StoreError::Busy,
-            mpsc::error::TrySendError::Closed(_) => StoreError::closed(),
-        })?;
-        reply.await.map_err(|_| StoreError::closed())?
+    /// The queue of the writer.
+    pub(super) fn queue(&self) -> &mpsc::Sender<Job> {
+        &self.shared.queue
+    }
+
+    pub(super) fn lanes(&self) -> &Lanes {
+        &self.shared.lanes
+    }
+
+    /// Room for so many bytes of payload, to be held until they are written.
+    pub(super) async fn room_for(&self, bytes: usize) -> Result<OwnedSemaphorePermit, StoreError> {
+        let room = Arc::clone(&self.shared.room).acquire_many_owned(kibibytes(bytes)).await;
+        room.map_err(|_| StoreError::closed())
+    }
+
+    /// As `room_for`, but says `Busy` at once where it would have to wait.
+    pub(super) fn try_room_for(&self, bytes: usize) -> Result<OwnedSemaphorePermit, StoreError> {
+        let room = Arc::clone(&self.shared.room).try_acquire_many_owned(kibibytes(bytes));
+        room.map_err(|_| StoreError::Busy)
     }
 }
 
 /// At least one, and never more than there is altogether: the largest write waits for an empty queue, not for ever.
 fn kibibytes(bytes: usize) -> u32 {
     u32::try_from(bytes / 1024 + 1).unwrap_or(QUEUED_KIB).min(QUEUED_KIB)
-}
-
-fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(BUSY)
-        .statement_cache_capacity(STATEMENTS)
-        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
-        .pragma("journal_size_limit", LOG_BYTES)
-        .disable_statement_logging()
-}
-
-/// Makes the file for its owner only, and finds out early whether it can be written.
-fn make_file(path: &Path) -> Result<(), StoreError> {
-    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-    let refuse = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => StoreError::Full,
-        _ => StoreError::NotWritable { path: path.to_owned(), why: error.to_string() },
-    };
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(refuse)?;
-    }
-    std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(refuse)?;
-    Ok(())
 }
 
 /// `work` that gives its room back when it is done, whether or not anybody still waits for it.
@@ -259,102 +311,27 @@ where
     (write, answer)
 }
 
-async fn write_loop(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
-    while let Some(job) = queue.recv().await {
-        match job {
-            Job::Write(first) => write_group(&mut connection, first, &mut queue).await,
-            // What was queued before still comes out; then `recv` gives `None`.
-            Job::Close => queue.close(),
-        }
-    }
-    if let Err(error) = connection.close().await {
-        tracing::warn!(%error, "the database was not closed cleanly; what was committed is safe");
-    }
-}
-
-/// Runs `first` and what arrives meanwhile in one transaction, and tells all of them what came of it.
-async fn write_group(connection: &mut Connection, first: Write, queue: &mut mpsc::Receiver<Job>) {
-    let mut answers = Vec::new();
-    let committed = match run_group(connection, first, queue, &mut answers).await {
-        Ok(()) => run(connection, "COMMIT").await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = &committed {
-        // SQLite may have rolled back by itself; then this fails, and that is fine.
-        run(connection, "ROLLBACK").await.ok();
-        tracing::error!(%error, writes = answers.len(), "a group of writes was rolled back");
-    }
-    for Answer { failed, tell } in answers {
-        tell(match (&committed, failed) {
-            (Err(error), _) => Err(error.clone()),
-            (Ok(()), Some(error)) => Err(error),
-            (Ok(()), None) => Ok(()),
-        });
-    }
-}
-
-/// Leaves the transaction open. On an error it is not worth committing, and all its writes get that error.
-async fn run_group(
-    connection: &mut Connection,
-    first: Write,
-    queue: &mut mpsc::Receiver<Job>,
-    answers: &mut Vec<Answer>,
-) -> Result<(), StoreError> {
-    if let Err(error) = run(connection, "BEGIN IMMEDIATE").await {
-        answers.push(first(Err(error.clone())).await);
-        return Err(error);
-    }
-    run(connection, "SAVEPOINT one").await?;
-    let mut next = Some(first);
-    while let Some(write) = next {
-        let answer = write(Ok(&mut *connection)).await;
-        // After `ROLLBACK TO` the savepoint is still there, fresh for the next write. Where the database gave up the whole transaction
-        // by itself, as it may when the disk is full, this fails, and with it the group.
-        let undone = answer.failed.clone();
-        answers.push(answer);
-        if let Some(error) = &undone {
-            run(connection, "ROLLBACK TO one").await.map_err(|_| error.clone())?;
-        }
-        next = arrived_meanwhile(queue, answers.len());
-        if next.is_some() && undone.is_none() {
-            run(connection, "RELEASE one; SAVEPOINT one").await?;
-        }
-    }
-    Ok(())
-}
-
-/// The next write for the same commit. A close that comes in between lets the group end; `recv` sees the closed queue then.
-fn arrived_meanwhile(queue: &mut mpsc::Receiver<Job>, so_far: usize) -> Option<Write> {
-    if so_far >= GROUP {
-        return None;
-    }
-    match queue.try_recv().ok()? {
-        Job::Write(write) => Some(write),
-        Job::Close => {
-            queue.close();
-            None
-        }
-    }
-}
-
-async fn run(connection: &mut Connection, statement: &'static str) -> Result<(), StoreError> {
-    sqlx::query(statement).execute(connection).await?;
-    Ok(())
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::model::event::NewEvent;
-    use crate::store::testing::{NOW, event, fresh, reopen, stored_run};
+    use crate::store::connection::file_options;
+    use crate::store::testing::{NOW, event, fresh, on_both, reopen, stored_run};
     use crate::store::{Advance, EventFilter};
+
+    on_both!(
+        a_write_that_fails_takes_no_other_of_its_group_with_it,
+        a_write_that_panics_harms_itself_only,
+        a_write_is_finished_when_nobody_waits_for_it,
+        a_closed_store_says_so,
+        writes_that_wait_are_bounded_in_bytes,
+    );
 
     async fn add(store: &Store, events: Vec<NewEvent>) -> Result<i64, StoreError> {
         Ok(store.add_events(events, NOW).await?[0].id.0)
     }
 
-    #[tokio::test(flavor = "multi_thread")]
     async fn a_write_that_fails_takes_no_other_of_its_group_with_it() {
         let (folder, store) = fresh().await;
         let tasks: Vec<_> = (0..64)
@@ -369,9 +346,7 @@ mod tests {
                             let refused: Result<(), StoreError> = store
                                 .write(|tx| {
                                     Box::pin(async move {
-                                        sqlx::query("INSERT INTO meta VALUES ('left', 'behind')")
-                                            .execute(tx)
-                                            .await?;
+                                        sql("INSERT INTO meta VALUES ('left', 'behind')").execute(tx).await?;
                                         Err(StoreError::Conflict("nothing".to_owned()))
                                     })
                                 })
@@ -396,13 +371,12 @@ mod tests {
         assert_eq!(store.meta("left").await.unwrap(), None);
     }
 
-    #[tokio::test]
     async fn a_write_that_panics_harms_itself_only() {
         let (_folder, store) = fresh().await;
         let panicked: Result<(), StoreError> = store
             .write(|tx| {
                 Box::pin(async move {
-                    sqlx::query("INSERT INTO meta VALUES ('left', 'behind')").execute(tx).await?;
+                    sql("INSERT INTO meta VALUES ('left', 'behind')").execute(tx).await?;
                     std::panic::panic_any("planted")
                 })
             })
@@ -412,7 +386,6 @@ mod tests {
         assert_eq!(store.meta("left").await.unwrap(), None);
     }
 
-    #[tokio::test]
     async fn a_write_is_finished_when_nobody_waits_for_it() {
         let (folder, store) = fresh().await;
         // Polled once, which puts it in the queue, and dropped.
@@ -421,7 +394,6 @@ mod tests {
         assert_eq!(reopen(&folder).await.meta("key").await.unwrap().as_deref(), Some("value"));
     }
 
-    #[tokio::test]
     async fn a_closed_store_says_so() {
         let (_folder, store) = fresh().await;
         store.close().await;
@@ -453,7 +425,6 @@ mod tests {
         assert_eq!(store.count("SELECT count(*) FROM inbox").await, 1);
     }
 
-    #[tokio::test]
     async fn writes_that_wait_are_bounded_in_bytes() {
         let (_folder, store) = fresh().await;
         let room = Arc::clone(&store.shared.room).acquire_many_owned(QUEUED_KIB).await.unwrap();
@@ -469,10 +440,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().join("text.db");
         std::fs::write(&text, "no database, but long enough to be looked at. ".repeat(100)).unwrap();
-        let error = Store::open(&text, NOW).await.unwrap_err();
+        let error = Store::open(&Location::file(&text), NOW).await.unwrap_err();
         assert_eq!(error, StoreError::NotADatabase { path: text.clone() });
         let below = text.join("siskin.db");
-        let error = Store::open(&below, NOW).await.unwrap_err();
+        let error = Store::open(&Location::file(&below), NOW).await.unwrap_err();
         assert!(matches!(&error, StoreError::NotWritable { path, .. } if *path == below), "{error}");
         assert!(!error.to_string().contains('\n'));
     }
@@ -481,11 +452,12 @@ mod tests {
     async fn somebody_elses_database_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("other.db");
-        let mut other = options(&path).create_if_missing(true).connect().await.unwrap();
+        use sqlx::{ConnectOptions as _, Connection as _};
+        let mut other = file_options(&path).create_if_missing(true).connect().await.unwrap();
         sqlx::raw_sql("CREATE TABLE songs (title TEXT)").execute(&mut other).await.unwrap();
         other.close().await.unwrap();
         let before = std::fs::read(&path).unwrap();
-        let error = Store::open(&path, NOW).await.unwrap_err();
+        let error = Store::open(&Location::file(&path), NOW).await.unwrap_err();
         assert_eq!(error, StoreError::NotADatabase { path: path.clone() });
         assert!(std::fs::read(&path).unwrap() == before);
     }

@@ -1,6 +1,6 @@
 //! What was put where: the record that a deployment keeps of each host, so that it can be taken back.
 
-use super::db::{Connection, Query};
+use super::db::{Connection, Query, sql};
 use super::{Store, StoreError, bounded, json};
 use crate::model::release::{Deployment, DeploymentStatus};
 use crate::model::{RunId, Timestamp, Value};
@@ -21,6 +21,17 @@ pub struct NewDeployment {
     pub environment: String,
     pub version: String,
     pub run: Option<RunId>,
+    /// Only when nothing newer than this deployment is there.
+    pub after: Option<i64>,
+}
+
+/// Which deployment of an app on an environment is the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newest {
+    /// Of those that are done: what stands.
+    Done,
+    /// Of those that were not taken back, whatever they are.
+    NotTakenBack,
 }
 
 /// Which deployments a list holds. Newest first.
@@ -39,6 +50,7 @@ impl Store {
     /// version of the newest deployment there that is done.
     ///
     /// # Errors
+    /// `Conflict` says which deployment came after `after`.
     /// The database cannot be written.
     pub async fn begin_deployment(
         &self,
@@ -64,7 +76,7 @@ impl Store {
         let finished_at = (status != DeploymentStatus::Rolling).then_some(now.0);
         self.write(move |tx| {
             Box::pin(async move {
-                let done = sqlx::query(
+                let done = sql(
                     "UPDATE deployments SET status = $2, hosts = $3, finished_at = coalesce(finished_at, $4)
                      WHERE id = $1",
                 )
@@ -74,7 +86,7 @@ impl Store {
                 .bind(finished_at)
                 .execute(tx)
                 .await?;
-                match done.rows_affected() {
+                match done {
                     0 => Err(StoreError::Missing(format!("deployment {id}"))),
                     _ => Ok(()),
                 }
@@ -90,8 +102,31 @@ impl Store {
     pub async fn deployment(&self, id: i64) -> Result<Option<StoredDeployment>, StoreError> {
         let mut query = Query::new(SELECT);
         query.push(" WHERE id = ").push_bind(id);
-        let row: Option<Row> = query.build_query_as().fetch_optional(self.readers()).await?;
+        let row: Option<Row> = query.fetch_optional(self.readers()).await?;
         row.map(read).transpose()
+    }
+
+    /// The newest deployment of each environment, of one app or of all.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn newest_deployments(
+        &self,
+        app: Option<&str>,
+        newest: Newest,
+    ) -> Result<Vec<StoredDeployment>, StoreError> {
+        let mut query = Query::new(SELECT);
+        query.push(" WHERE id IN (SELECT max(id) FROM deployments WHERE ");
+        query.push(match newest {
+            Newest::Done => "status = 'done'",
+            Newest::NotTakenBack => "status <> 'restored'",
+        });
+        if let Some(app) = app {
+            query.push(" AND app = ").push_bind(app.to_owned());
+        }
+        query.push(" GROUP BY app, environment) ORDER BY app, environment");
+        let rows: Vec<Row> = query.fetch_all(self.readers()).await?;
+        rows.into_iter().map(read).collect()
     }
 
     /// A page of deployments, newest first.
@@ -114,7 +149,7 @@ impl Store {
             query.push(" AND id < ").push_bind(before);
         }
         query.push(" ORDER BY id DESC LIMIT ").push_bind(bounded(filter.limit));
-        let rows: Vec<Row> = query.build_query_as().fetch_all(self.readers()).await?;
+        let rows: Vec<Row> = query.fetch_all(self.readers()).await?;
         rows.into_iter().map(read).collect()
     }
 }
@@ -124,7 +159,10 @@ async fn begin(
     new: &NewDeployment,
     now: Timestamp,
 ) -> Result<StoredDeployment, StoreError> {
-    sqlx::query(
+    if let Some(after) = new.after {
+        refuse_newer(tx, new, after).await?;
+    }
+    sql(
         "INSERT INTO deployments (unique_key, app, environment, version, previous, run, status, started_at, hosts)
          VALUES ($1, $2, $3, $4,
                  (SELECT version FROM deployments WHERE app = $2 AND environment = $3 AND status = 'done'
@@ -142,8 +180,27 @@ async fn begin(
     .await?;
     let mut query = Query::new(SELECT);
     query.push(" WHERE unique_key = ").push_bind(new.key.clone());
-    let row: Row = query.build_query_as().fetch_one(tx).await?;
+    let row: Row = query.fetch_one(tx).await?;
     read(row)
+}
+
+async fn refuse_newer(tx: &mut Connection, new: &NewDeployment, after: i64) -> Result<(), StoreError> {
+    let newer: Option<(i64, String)> = sql("SELECT id, version FROM deployments
+         WHERE app = $1 AND environment = $2 AND id > $3 AND unique_key <> $4 AND status <> 'restored'
+         ORDER BY id DESC LIMIT 1")
+    .bind(&new.app)
+    .bind(&new.environment)
+    .bind(after)
+    .bind(&new.key)
+    .fetch_optional(tx)
+    .await?;
+    match newer {
+        None => Ok(()),
+        Some((id, version)) => Err(StoreError::Conflict(format!(
+            "deployment {id} of {} {version} came to {} since; look again what stands there",
+            new.app, new.environment
+        ))),
+    }
 }
 
 const SELECT: &str = "SELECT id, app, environment, version, previous, run, status, started_at, finished_at, hosts FROM deployments";
@@ -175,7 +232,9 @@ mod tests {
 
     use super::*;
     use crate::model::Span;
-    use crate::store::testing::{NOW, fresh};
+    use crate::store::testing::{NOW, fresh, on_both};
+
+    on_both!(the_same_key_gets_the_same_record_and_previous_is_what_was_done_last,);
 
     fn new(key: &str, version: &str) -> NewDeployment {
         NewDeployment {
@@ -184,10 +243,10 @@ mod tests {
             environment: "production".to_owned(),
             version: version.to_owned(),
             run: Some(RunId(4)),
+            after: None,
         }
     }
 
-    #[tokio::test]
     async fn the_same_key_gets_the_same_record_and_previous_is_what_was_done_last() {
         let (_folder, store) = fresh().await;
         let first = store.begin_deployment(new("1/deploy/1", "1.0"), NOW).await.unwrap();
@@ -222,7 +281,29 @@ mod tests {
         );
         assert_eq!(all[1].deployment.finished_at, Some(NOW.plus(Span(1))));
         assert_eq!(store.deployment(third.id).await.unwrap().unwrap().deployment, third);
+        let newest = async |which| -> Vec<i64> {
+            let found = store.newest_deployments(Some("hello"), which).await.unwrap();
+            found.iter().map(|one| one.deployment.id).collect()
+        };
+        assert_eq!(newest(Newest::Done).await, [first.deployment.id]);
+        assert_eq!(newest(Newest::NotTakenBack).await, [third.id]);
         let missing = store.update_deployment(99, DeploymentStatus::Done, &json!([]), NOW).await;
         assert_eq!(missing, Err(StoreError::Missing("deployment 99".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_deployment_that_others_overtook_does_not_begin() {
+        let (_folder, store) = fresh().await;
+        let first = store.begin_deployment(new("1/deploy/1", "1.0"), NOW).await.unwrap().deployment;
+        let back = NewDeployment { after: Some(first.id), ..new("3/roll/1", "0.9") };
+        let begun = store.begin_deployment(back.clone(), NOW).await.unwrap().deployment;
+        // Begun again after a crash, it is the same one, and not overtaken by itself.
+        assert_eq!(store.begin_deployment(back, NOW).await.unwrap().deployment, begun);
+        let late = NewDeployment { after: Some(first.id), ..new("4/roll/1", "0.9") };
+        let refused = store.begin_deployment(late, NOW).await.unwrap_err();
+        assert!(
+            matches!(&refused, StoreError::Conflict(why) if why.starts_with("deployment 2 of hello 0.9"))
+        );
+        assert_eq!(store.count("SELECT count(*) FROM deployments").await, 2);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use sqlx::postgres::PgDatabaseError;
+
 /// Why the store did not do it. Nothing of a refused write has happened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -16,6 +18,14 @@ pub enum StoreError {
     /// There is a file, but it is something else.
     #[error("{path} is not a database of Siskin: move it away, or choose another data directory", path = .path.display())]
     NotADatabase { path: PathBuf },
+    /// The database has tables of somebody else and none of ours.
+    #[error(
+        "{database} holds tables of another program: choose another database, or a schema of its own with ?options=-csearch_path%3DNAME"
+    )]
+    NotOurs { database: String },
+    /// The database server can't be used: it does not answer, or does not let us in.
+    #[error("{database} can't be used: {why}; {advice}")]
+    Unreachable { database: String, why: String, advice: String },
     /// The disk has no room. Nothing was lost; the same call succeeds once there is room.
     #[error("the disk is full: make room where the data is kept; nothing that was accepted is lost")]
     Full,
@@ -34,6 +44,9 @@ pub enum StoreError {
     /// JSON that nests too deep to be read back.
     #[error("the {what} nests deeper than {most} levels")]
     TooDeep { what: String, most: usize },
+    /// A name or key that is longer than the database can find again.
+    #[error("a name or key in this is too long to be kept ({0})")]
+    TooLong(String),
     /// What is stored cannot be understood.
     #[error("the stored {what} cannot be read ({why}): restore the data from a backup")]
     Corrupt { what: String, why: String },
@@ -45,7 +58,13 @@ pub enum StoreError {
 impl StoreError {
     /// The same write would be refused again, however often.
     pub fn is_final(&self) -> bool {
-        matches!(self, StoreError::TooDeep { .. } | StoreError::Missing(_) | StoreError::Corrupt { .. })
+        matches!(
+            self,
+            StoreError::TooDeep { .. }
+                | StoreError::TooLong(_)
+                | StoreError::Missing(_)
+                | StoreError::Corrupt { .. }
+        )
     }
 
     pub(super) fn corrupt(what: impl Into<String>, why: impl ToString) -> StoreError {
@@ -54,6 +73,11 @@ impl StoreError {
 
     pub(super) fn closed() -> StoreError {
         StoreError::Away("the store was closed".to_owned())
+    }
+
+    /// The writer let go of a write without a word.
+    pub(super) fn dropped() -> StoreError {
+        StoreError::Away("it did not answer in time, or the store was closed".to_owned())
     }
 
     /// Says which file, where the error of opening it knows better than the database.
@@ -86,9 +110,11 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::RowNotFound => StoreError::Missing("such row".to_owned()),
             sqlx::Error::ColumnDecode { index, source } => StoreError::corrupt(index, source),
             sqlx::Error::PoolClosed => StoreError::closed(),
-            sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) => {
-                StoreError::Away(error.to_string())
-            }
+            sqlx::Error::PoolTimedOut
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_) => StoreError::Away(error.to_string()),
             _ => StoreError::Sql(error.to_string()),
         }
     }
@@ -104,6 +130,9 @@ fn of_database(error: &dyn sqlx::error::DatabaseError) -> StoreError {
         ErrorKind::UniqueViolation => return StoreError::Conflict(message),
         _ => {}
     }
+    if error.try_downcast_ref::<PgDatabaseError>().is_some() {
+        return of_state(error.code().as_deref().unwrap_or_default(), message);
+    }
     let extended: i64 = error.code().and_then(|code| code.parse().ok()).unwrap_or(0);
     if extended == code::IO_SHARED_MEMORY_SIZE {
         return StoreError::Full;
@@ -117,6 +146,18 @@ fn of_database(error: &dyn sqlx::error::DatabaseError) -> StoreError {
         code::CORRUPT => StoreError::corrupt("database", message),
         code::BUSY | code::LOCKED => StoreError::Away(format!("another process holds it ({message})")),
         code::IO => StoreError::Away(message),
+        _ => StoreError::Sql(message),
+    }
+}
+
+/// PostgreSQL's SQLSTATE, of which the first two characters are a class.
+fn of_state(state: &str, message: String) -> StoreError {
+    match (state.get(..2).unwrap_or_default(), state) {
+        (_, "53100") => StoreError::Full,
+        (_, "54000") => StoreError::TooLong(message),
+        // Connections, resources, an operator's or a timeout's end, locks, conflicts of transactions, a server that became a standby.
+        ("08" | "53" | "57" | "55" | "40", _) | (_, "25P03" | "25006") => StoreError::Away(message),
+        ("XX", "XX001" | "XX002") => StoreError::corrupt("database", message),
         _ => StoreError::Sql(message),
     }
 }

@@ -2,16 +2,24 @@
 //!
 //! Promise: the same source and key within `DEDUP_LIVES` is one event, whichever of two deliveries comes first and whatever died in between.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use super::audit::{self, NewAudit};
-use super::db::{Connection, Query};
+use super::db::{Connection, Query, sql};
+use super::rows::Rows;
 use super::{Store, StoreError, bounded, json};
 use crate::model::event::NewEvent;
 use crate::model::{Event, EventId, Span, Timestamp};
 
 /// How long a dedup key stands for its event.
 pub const DEDUP_LIVES: Span = Span::days(7);
+
+/// The longest dedup key that is kept as it is, in bytes.
+const LONGEST_KEY: usize = 1000;
 
 /// What became of a `NewEvent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +68,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<Vec<AddedEvent>, StoreError> {
         let events = prepare(events)?;
-        self.write_large(bytes(&events), move |tx| Box::pin(async move { add(tx, &events, now).await })).await
+        let room = self.room_for(bytes(&events)).await?;
+        self.lanes().events.write(self.queue(), (events, now), Some(room)).await
     }
 
     /// As `add_events`, because somebody asked for it: the audit row is in the same transaction.
@@ -94,8 +103,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<Vec<AddedEvent>, StoreError> {
         let events = prepare(events)?;
-        self.try_write_large(bytes(&events), move |tx| Box::pin(async move { add(tx, &events, now).await }))
-            .await
+        let room = self.try_room_for(bytes(&events))?;
+        self.lanes().events.try_write(self.queue(), (events, now), Some(room)).await
     }
 
     /// Events that rules were not tried on yet, oldest first, with at most so many bytes of payloads; one event may have more.
@@ -103,12 +112,11 @@ impl Store {
     /// # Errors
     /// The database cannot be read.
     pub async fn unrouted(&self, limit: u32, most_bytes: usize) -> Result<Vec<Event>, StoreError> {
-        let sizes: Vec<(i64, i64)> = sqlx::query_as(
-            "SELECT id, length(payload) FROM events WHERE routed_at IS NULL ORDER BY id LIMIT $1",
-        )
-        .bind(bounded(limit))
-        .fetch_all(self.readers())
-        .await?;
+        let sizes: Vec<(i64, i64)> =
+            sql("SELECT id, length(payload) FROM events WHERE routed_at IS NULL ORDER BY id LIMIT $1")
+                .bind(bounded(limit))
+                .fetch_all(self.readers())
+                .await?;
         let mut bytes = 0_usize;
         let mut last = None;
         for (id, size) in sizes {
@@ -179,10 +187,7 @@ impl Store {
         }
         let mut query = select();
         query.push(" WHERE trigger IN (");
-        let mut names = query.separated(", ");
-        for trigger in triggers {
-            names.push_bind(trigger.clone());
-        }
+        query.push_list(triggers.iter().cloned());
         query.push(") AND received_at >= ").push_bind(since.0);
         if let Some(after) = after {
             query.push(" AND (received_at, id) > (coalesce((SELECT received_at FROM events WHERE id = ");
@@ -199,22 +204,20 @@ impl Store {
     pub async fn forget_dedup(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
         self.write(move |tx| {
             Box::pin(async move {
-                let done = sqlx::query(
-                    "DELETE FROM dedup WHERE (source, key) IN
-                     (SELECT source, key FROM dedup WHERE received_at <= $1 ORDER BY received_at LIMIT $2)",
-                )
+                let done = sql("DELETE FROM dedup WHERE (source, key) IN
+                     (SELECT source, key FROM dedup WHERE received_at <= $1 ORDER BY received_at LIMIT $2)")
                 .bind(horizon(now))
                 .bind(i64::from(limit))
                 .execute(tx)
                 .await?;
-                Ok(done.rows_affected())
+                Ok(done)
             })
         })
         .await
     }
 
-    async fn fetch_events(&self, mut query: Query) -> Result<Vec<Event>, StoreError> {
-        let rows: Vec<Row> = query.build_query_as().fetch_all(self.readers()).await?;
+    async fn fetch_events(&self, query: Query) -> Result<Vec<Event>, StoreError> {
+        let rows: Vec<Row> = query.fetch_all(self.readers()).await?;
         rows.into_iter().map(read).collect()
     }
 }
@@ -224,61 +227,130 @@ fn horizon(now: Timestamp) -> i64 {
     now.0.saturating_sub(i64::try_from(DEDUP_LIVES.0).unwrap_or(i64::MAX))
 }
 
+/// The events of one caller, and when they came.
+pub(super) type Adding = (Vec<PreparedEvent>, Timestamp);
+
+/// Stores the events of many callers, each of them as `add` does.
+pub(super) async fn add_all(
+    tx: &mut Connection,
+    items: &[Adding],
+) -> Result<Vec<Result<Vec<AddedEvent>, StoreError>>, StoreError> {
+    let events = items.iter().flat_map(|(events, now)| events.iter().map(|event| (event, *now))).collect();
+    let mut added = add_events(tx, events).await?.into_iter();
+    Ok(items.iter().map(|(events, _)| Ok(added.by_ref().take(events.len()).collect())).collect())
+}
+
 /// Stores prepared events inside somebody's transaction.
 pub(super) async fn add(
     tx: &mut Connection,
     events: &[PreparedEvent],
     now: Timestamp,
 ) -> Result<Vec<AddedEvent>, StoreError> {
-    let mut added = Vec::with_capacity(events.len());
-    for prepared in events {
-        added.push(add_one(tx, prepared, now).await?);
-    }
-    Ok(added)
+    add_events(tx, events.iter().map(|event| (event, now)).collect()).await
 }
 
-async fn add_one(
+static KNOWN: Rows<4> = Rows::new(
+    ["number", "of", "name", "since"],
+    "SELECT new.number, dedup.event FROM new JOIN dedup ON dedup.source = new.of AND dedup.key = new.name
+     WHERE dedup.received_at > new.since",
+);
+
+static ADD: Rows<5> = Rows::new(
+    ["kind", "of", "at", "replayed", "body"],
+    "INSERT INTO events (trigger, source, received_at, replay_of, payload)
+     SELECT kind, of, at, replayed, body FROM new WHERE kind IS NOT NULL RETURNING id",
+);
+
+static REMEMBER: Rows<4> = Rows::new(
+    ["of", "name", "id", "at"],
+    "INSERT INTO dedup (source, key, event, received_at) SELECT of, name, id, at FROM new WHERE of IS NOT NULL
+     ON CONFLICT (source, key) DO UPDATE SET event = excluded.event, received_at = excluded.received_at",
+);
+
+/// Where an event's id is found.
+enum Place {
+    Known(EventId),
+    /// Among those that are new now.
+    New(usize),
+    /// As that one of the same call, which came before.
+    Again(usize),
+}
+
+/// Stores prepared events inside somebody's transaction, each with when it came.
+pub(super) async fn add_events(
     tx: &mut Connection,
-    prepared: &PreparedEvent,
-    now: Timestamp,
-) -> Result<AddedEvent, StoreError> {
-    let event = &prepared.event;
-    if let Some(key) = &event.dedup {
-        let known: Option<i64> =
-            sqlx::query_scalar("SELECT event FROM dedup WHERE source = $1 AND key = $2 AND received_at > $3")
-                .bind(&event.source)
-                .bind(key)
-                .bind(horizon(now))
-                .fetch_optional(&mut *tx)
-                .await?;
-        if let Some(id) = known {
-            return Ok(AddedEvent { id: EventId(id), known: true });
+    events: Vec<(&PreparedEvent, Timestamp)>,
+) -> Result<Vec<AddedEvent>, StoreError> {
+    let keys: Vec<Option<(&str, Cow<'_, str>)>> = events
+        .iter()
+        .map(|(prepared, _)| {
+            let event = &prepared.event;
+            event.dedup.as_deref().map(|key| (event.source.as_str(), kept_key(key)))
+        })
+        .collect();
+    let asked = (0_i64..).zip(&keys).zip(&events);
+    let asked = asked.filter_map(|((number, key), (_, now))| {
+        let (source, key) = key.as_ref()?;
+        Some([number.into(), (*source).into(), key.as_ref().into(), horizon(*now).into()])
+    });
+    let known: HashMap<i64, i64> = KNOWN.fetch_all(tx, asked.collect()).await?.into_iter().collect();
+
+    let (mut new, mut places) = (Vec::new(), Vec::with_capacity(events.len()));
+    let mut first: HashMap<(&str, &str), usize> = HashMap::new();
+    for ((number, key), (prepared, now)) in (0_i64..).zip(&keys).zip(&events) {
+        if let Some(id) = known.get(&number) {
+            places.push(Place::Known(EventId(*id)));
+            continue;
         }
+        let key = key.as_ref().map(|(source, key)| (*source, key.as_ref()));
+        if let Some(place) = key.and_then(|key| first.get(&key)) {
+            places.push(Place::Again(*place));
+            continue;
+        }
+        first.extend(key.map(|key| (key, new.len())));
+        places.push(Place::New(new.len()));
+        new.push((*prepared, key, *now));
     }
-    let id: i64 = sqlx::query_scalar(
-        "INSERT INTO events (trigger, source, received_at, replay_of, payload)
-         VALUES ($1, $2, $3, $4, $5) RETURNING id",
-    )
-    .bind(&event.trigger)
-    .bind(&event.source)
-    .bind(now.0)
-    .bind(event.replay_of.map(|id| id.0))
-    .bind(&prepared.payload)
-    .fetch_one(&mut *tx)
-    .await?;
-    if let Some(key) = &event.dedup {
-        sqlx::query(
-            "INSERT INTO dedup (source, key, event, received_at) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (source, key) DO UPDATE SET event = excluded.event, received_at = excluded.received_at",
-        )
-        .bind(&event.source)
-        .bind(key)
-        .bind(id)
-        .bind(now.0)
-        .execute(&mut *tx)
-        .await?;
+
+    let rows = new.iter().map(|(prepared, _, now)| {
+        let event = &prepared.event;
+        let replay_of = event.replay_of.map(|id| id.0);
+        [
+            (&event.trigger).into(),
+            (&event.source).into(),
+            now.0.into(),
+            replay_of.into(),
+            (&prepared.payload).into(),
+        ]
+    });
+    let mut ids: Vec<i64> = ADD.fetch_all(tx, rows.collect()).await?;
+    // Ids are given in the order of the rows, whatever the order in which they are told.
+    ids.sort_unstable();
+    let remembered = new.iter().zip(&ids).filter_map(|((_, key, now), id)| {
+        let (source, key) = (*key)?;
+        Some([source.into(), key.into(), (*id).into(), now.0.into()])
+    });
+    REMEMBER.execute(tx, remembered.collect()).await?;
+    let id_of = |place: usize| {
+        ids.get(place).copied().map(EventId).ok_or_else(|| StoreError::Sql("an event got no id".to_owned()))
+    };
+    let added = places.into_iter().map(|place| {
+        Ok(match place {
+            Place::Known(id) => AddedEvent { id, known: true },
+            Place::New(place) => AddedEvent { id: id_of(place)?, known: false },
+            Place::Again(place) => AddedEvent { id: id_of(place)?, known: true },
+        })
+    });
+    added.collect()
+}
+
+/// A key as it is kept: of a very long one its beginning and its hash, since an index of PostgreSQL has no room for more.
+fn kept_key(key: &str) -> Cow<'_, str> {
+    if key.len() <= LONGEST_KEY {
+        return Cow::Borrowed(key);
     }
-    Ok(AddedEvent { id: EventId(id), known: false })
+    let begin = &key[..key.floor_char_boundary(LONGEST_KEY / 2)];
+    Cow::Owned(format!("{begin}...{}", hex::encode(Sha256::digest(key))))
 }
 
 type Row = (i64, String, String, i64, Option<i64>, Option<i64>, String);
@@ -304,13 +376,21 @@ fn read((id, trigger, source, received_at, routed_at, replay_of, payload): Row) 
 mod tests {
     use super::*;
     use crate::store::Routing;
-    use crate::store::testing::{NOW, event, fresh, reopen};
+    use crate::store::testing::{NOW, event, fresh, on_both, reopen};
+
+    on_both!(
+        the_same_delivery_is_one_event_also_after_a_restart_and_another_one_after_7_days,
+        elements_of_one_delivery_are_deduplicated_among_themselves,
+        an_event_reads_back_as_it_came,
+        very_long_keys_are_told_apart,
+        lists_page_newest_first_and_waits_scan_oldest_first,
+        routed_events_are_no_longer_offered,
+    );
 
     fn ids(events: &[Event]) -> Vec<i64> {
         events.iter().map(|event| event.id.0).collect()
     }
 
-    #[tokio::test]
     async fn the_same_delivery_is_one_event_also_after_a_restart_and_another_one_after_7_days() {
         let (folder, store) = fresh().await;
         let first = store.add_events(vec![event("a.b", Some("d1"))], NOW).await.unwrap()[0];
@@ -332,7 +412,6 @@ mod tests {
         assert!(store.add_events(vec![event("a.b", Some("d1"))], later).await.unwrap()[0].known);
     }
 
-    #[tokio::test]
     async fn elements_of_one_delivery_are_deduplicated_among_themselves() {
         let (_folder, store) = fresh().await;
         let three = vec![event("a.b", Some("x")), event("a.b", Some("x")), event("a.b", Some("y"))];
@@ -341,7 +420,18 @@ mod tests {
         assert_eq!(added.iter().map(|added| added.known).collect::<Vec<_>>(), [false, true, false]);
     }
 
-    #[tokio::test]
+    async fn very_long_keys_are_told_apart() {
+        let (_folder, store) = fresh().await;
+        let mut known = Vec::new();
+        for end in ["x", "y", "x"] {
+            // As random as it gets, so that no database makes it short.
+            let noise: String = (0..200).map(|part| hex::encode(Sha256::digest(format!("{part}")))).collect();
+            let key = format!("é{noise}{end}");
+            known.push(store.add_events(vec![event("a.b", Some(&key))], NOW).await.unwrap()[0].known);
+        }
+        assert_eq!(known, [false, false, true]);
+    }
+
     async fn an_event_reads_back_as_it_came() {
         let (_folder, store) = fresh().await;
         let mut new = event("a.b", None);
@@ -356,7 +446,6 @@ mod tests {
         assert_eq!(store.event(EventId(99)).await.unwrap(), None);
     }
 
-    #[tokio::test]
     async fn lists_page_newest_first_and_waits_scan_oldest_first() {
         let (_folder, store) = fresh().await;
         for (step, trigger) in ["a.b", "c.d", "a.b", "a.b", "c.d"].into_iter().enumerate() {
@@ -376,7 +465,6 @@ mod tests {
         assert_eq!(store.events_since(&[], since, None, 9).await.unwrap(), []);
     }
 
-    #[tokio::test]
     async fn routed_events_are_no_longer_offered() {
         let (_folder, store) = fresh().await;
         store.add_events(vec![event("a.b", None), event("a.b", None)], NOW).await.unwrap();

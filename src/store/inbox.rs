@@ -1,6 +1,7 @@
 //! Inputs that runs have not taken yet. An input is stored before it counts as given, and goes in the transaction that advances the run.
 
-use super::db::Connection;
+use super::db::{Connection, sql};
+use super::rows::Rows;
 use super::{Store, StoreError, json};
 use crate::model::{RunId, Timestamp, Value};
 
@@ -33,11 +34,10 @@ impl Store {
     /// # Errors
     /// The database cannot be read.
     pub async fn inbox(&self, run: RunId) -> Result<Vec<InboxRow>, StoreError> {
-        let rows: Vec<(i64, String, i64)> =
-            sqlx::query_as("SELECT id, input, at FROM inbox WHERE run = $1 ORDER BY id")
-                .bind(run.0)
-                .fetch_all(self.readers())
-                .await?;
+        let rows: Vec<(i64, String, i64)> = sql("SELECT id, input, at FROM inbox WHERE run = $1 ORDER BY id")
+            .bind(run.0)
+            .fetch_all(self.readers())
+            .await?;
         rows.into_iter()
             .map(|(id, input, at)| {
                 Ok(InboxRow { id, input: json::read("input of a run", &input)?, at: Timestamp(at) })
@@ -50,9 +50,8 @@ impl Store {
     /// # Errors
     /// The database cannot be read.
     pub async fn runs_with_inbox(&self) -> Result<Vec<RunId>, StoreError> {
-        let runs: Vec<i64> = sqlx::query_scalar("SELECT DISTINCT run FROM inbox ORDER BY run")
-            .fetch_all(self.readers())
-            .await?;
+        let runs: Vec<i64> =
+            sql("SELECT DISTINCT run FROM inbox ORDER BY run").fetch_all(self.readers()).await?;
         Ok(runs.into_iter().map(RunId).collect())
     }
 }
@@ -64,7 +63,7 @@ pub(super) async fn add(
     input: &str,
     now: Timestamp,
 ) -> Result<Option<i64>, StoreError> {
-    let id = sqlx::query_scalar(
+    let id = sql(
         "INSERT INTO inbox (run, input, at) SELECT id, $2, $3 FROM runs WHERE id = $1 AND open = 1 RETURNING id",
     )
     .bind(run.0)
@@ -75,9 +74,33 @@ pub(super) async fn add(
     Ok(id)
 }
 
-pub(super) async fn consume(tx: &mut Connection, ids: &[i64]) -> Result<(), StoreError> {
-    for id in ids {
-        sqlx::query("DELETE FROM inbox WHERE id = $1").bind(id).execute(&mut *tx).await?;
-    }
-    Ok(())
+static ADD: Rows<4> = Rows::new(
+    ["number", "run", "input", "at"],
+    "INSERT INTO inbox (run, input, at) SELECT new.run, new.input, new.at FROM new JOIN runs ON runs.id = new.run
+     WHERE runs.open = 1 ORDER BY new.number",
+);
+
+/// As `add`, for many, in their order.
+pub(super) async fn add_all(
+    tx: &mut Connection,
+    inputs: &[(RunId, impl AsRef<str>, Timestamp)],
+) -> Result<(), StoreError> {
+    let rows = (0_i64..)
+        .zip(inputs)
+        .map(|(number, (run, input, at))| [number.into(), run.0.into(), input.as_ref().into(), at.0.into()]);
+    ADD.execute(tx, rows.collect()).await.map(drop)
+}
+
+static CONSUME: Rows<1> = Rows::new(["id"], "DELETE FROM inbox WHERE id IN (SELECT id FROM new)");
+
+/// Takes inputs out that their runs have taken.
+pub(super) async fn consume(tx: &mut Connection, ids: Vec<i64>) -> Result<(), StoreError> {
+    CONSUME.execute(tx, ids.into_iter().map(|id| [id.into()]).collect()).await.map(drop)
+}
+
+static REMOVE: Rows<1> = Rows::new(["run"], "DELETE FROM inbox WHERE run IN (SELECT run FROM new)");
+
+/// Forgets all that waits for these runs.
+pub(super) async fn remove_all(tx: &mut Connection, runs: &[RunId]) -> Result<(), StoreError> {
+    REMOVE.execute(tx, runs.iter().map(|run| [run.0.into()]).collect()).await.map(drop)
 }

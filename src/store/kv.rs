@@ -1,7 +1,8 @@
 //! A small store of keys and values for workflows and people, with compare-and-set and expiry. An expired key is as good as gone.
 
 use super::audit::{self, NewAudit};
-use super::db::{Connection, Query};
+use super::connection::Dialect;
+use super::db::{Connection, Query, sql};
 use super::{Store, StoreError, bounded, json};
 use crate::model::{Timestamp, Value};
 
@@ -51,8 +52,19 @@ impl Store {
     ) -> Result<Vec<KvEntry>, StoreError> {
         let mut query = select(now);
         query.push(" AND key >= ").push_bind(prefix.to_owned());
-        let characters = i64::try_from(prefix.chars().count()).unwrap_or(i64::MAX);
-        query.push(" AND substr(key, 1, ").push_bind(characters).push(") = ").push_bind(prefix.to_owned());
+        match self.dialect() {
+            Dialect::Sqlite => {
+                let characters = i64::try_from(prefix.chars().count()).unwrap_or(i64::MAX);
+                query
+                    .push(" AND substr(key, 1, ")
+                    .push_bind(characters)
+                    .push(") = ")
+                    .push_bind(prefix.to_owned());
+            }
+            Dialect::Postgres => {
+                query.push(" AND starts_with(key, ").push_bind(prefix.to_owned()).push(")");
+            }
+        }
         if let Some(after) = after {
             query.push(" AND key > ").push_bind(after.to_owned());
         }
@@ -102,7 +114,7 @@ impl Store {
                     return Ok(false);
                 }
                 refuse_other(&key, if_version, version)?;
-                sqlx::query("DELETE FROM kv WHERE key = $1").bind(&key).execute(&mut *tx).await?;
+                sql("DELETE FROM kv WHERE key = $1").bind(&key).execute(&mut *tx).await?;
                 if let Some(row) = &audit {
                     audit::add(tx, row).await?;
                 }
@@ -119,22 +131,20 @@ impl Store {
     pub async fn forget_kv(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
         self.write(move |tx| {
             Box::pin(async move {
-                let done = sqlx::query(
-                    "DELETE FROM kv WHERE key IN
-                     (SELECT key FROM kv WHERE expires_at IS NOT NULL AND expires_at <= $1 LIMIT $2)",
-                )
+                let done = sql("DELETE FROM kv WHERE key IN
+                     (SELECT key FROM kv WHERE expires_at IS NOT NULL AND expires_at <= $1 LIMIT $2)")
                 .bind(now.0)
                 .bind(i64::from(limit))
                 .execute(tx)
                 .await?;
-                Ok(done.rows_affected())
+                Ok(done)
             })
         })
         .await
     }
 
-    async fn fetch_kv(&self, mut query: Query) -> Result<Vec<KvEntry>, StoreError> {
-        let rows: Vec<Row> = query.build_query_as().fetch_all(self.readers()).await?;
+    async fn fetch_kv(&self, query: Query) -> Result<Vec<KvEntry>, StoreError> {
+        let rows: Vec<Row> = query.fetch_all(self.readers()).await?;
         rows.into_iter().map(read).collect()
     }
 }
@@ -142,11 +152,9 @@ impl Store {
 async fn put(tx: &mut Connection, set: &KvSet, value: &str, now: Timestamp) -> Result<i64, StoreError> {
     let found = version(tx, &set.key, now).await?;
     refuse_other(&set.key, set.if_version, found)?;
-    sqlx::query(
-        "INSERT INTO kv (key, value, version, updated_at, expires_at) VALUES ($1, $2, $3, $4, $5)
+    sql("INSERT INTO kv (key, value, version, updated_at, expires_at) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version,
-                                         updated_at = excluded.updated_at, expires_at = excluded.expires_at",
-    )
+                                         updated_at = excluded.updated_at, expires_at = excluded.expires_at")
     .bind(&set.key)
     .bind(value)
     .bind(found + 1)
@@ -159,13 +167,12 @@ async fn put(tx: &mut Connection, set: &KvSet, value: &str, now: Timestamp) -> R
 
 /// The version that a key is at; 0 when it is absent or has expired.
 async fn version(tx: &mut Connection, key: &str, now: Timestamp) -> Result<i64, StoreError> {
-    let version: Option<i64> = sqlx::query_scalar(
-        "SELECT version FROM kv WHERE key = $1 AND (expires_at IS NULL OR expires_at > $2)",
-    )
-    .bind(key)
-    .bind(now.0)
-    .fetch_optional(tx)
-    .await?;
+    let version: Option<i64> =
+        sql("SELECT version FROM kv WHERE key = $1 AND (expires_at IS NULL OR expires_at > $2)")
+            .bind(key)
+            .bind(now.0)
+            .fetch_optional(tx)
+            .await?;
     Ok(version.unwrap_or(0))
 }
 
@@ -202,13 +209,19 @@ mod tests {
 
     use super::*;
     use crate::model::Span;
-    use crate::store::testing::{NOW, audit, fresh};
+    use crate::store::testing::{NOW, audit, fresh, on_both};
+
+    on_both!(
+        compare_and_set_lets_one_of_two_through,
+        an_expired_key_is_as_good_as_gone,
+        a_list_holds_a_prefix_in_order,
+        any_character_may_stand_in_a_key,
+    );
 
     fn set(key: &str, if_version: Option<i64>) -> KvSet {
         KvSet { key: key.to_owned(), value: json!({"n": key}), expires_at: None, if_version }
     }
 
-    #[tokio::test]
     async fn compare_and_set_lets_one_of_two_through() {
         let (_folder, store) = fresh().await;
         assert_eq!(store.kv_set(set("a", Some(0)), None, NOW).await, Ok(1));
@@ -223,7 +236,6 @@ mod tests {
         assert_eq!(store.count("SELECT count(*) FROM audit").await, 1);
     }
 
-    #[tokio::test]
     async fn an_expired_key_is_as_good_as_gone() {
         let (_folder, store) = fresh().await;
         let later = NOW.plus(Span::seconds(1));
@@ -235,7 +247,17 @@ mod tests {
         assert_eq!(store.forget_kv(later, 9).await, Ok(0));
     }
 
-    #[tokio::test]
+    async fn any_character_may_stand_in_a_key() {
+        let (_folder, store) = fresh().await;
+        for key in ["a\0", "a\0b", "a\u{10}", "a"] {
+            store.kv_set(set(key, Some(0)), None, NOW).await.unwrap();
+            assert_eq!(store.kv(key, NOW).await.unwrap().unwrap().value, json!({"n": key}));
+        }
+        let found = store.kv_list("", None, 9, NOW).await.unwrap();
+        assert_eq!(found.len(), 4);
+        assert!(found.iter().any(|entry| entry.key == "a\0b"));
+    }
+
     async fn a_list_holds_a_prefix_in_order() {
         let (_folder, store) = fresh().await;
         for key in ["a/2", "a/1", "b", "a", "a%", "A/3", "a/\u{1F426}"] {

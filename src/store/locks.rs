@@ -3,7 +3,7 @@
 //! Promises: a name is held by one step at a time, first come first served; it is asked for and given back in the transaction that advances the
 //! run, and whoever gets it next is told by an input in the same transaction. A child run shares the locks of the steps above it.
 
-use super::db::Connection;
+use super::db::{Connection, sql};
 use super::{Store, StoreError};
 use crate::model::{RunId, Timestamp};
 
@@ -22,14 +22,13 @@ impl Store {
     /// # Errors
     /// The database cannot be read.
     pub async fn lock_waits(&self, run: RunId) -> Result<Vec<LockWait>, StoreError> {
-        let rows: Vec<(String, String, i64, String)> = sqlx::query_as(
-            "SELECT mine.step, mine.name, other.run, other.step FROM locks AS mine
+        let rows: Vec<(String, String, i64, String)> =
+            sql("SELECT mine.step, mine.name, other.run, other.step FROM locks AS mine
              JOIN locks AS other ON other.name = mine.name AND other.held = 1
-             WHERE mine.run = $1 AND mine.held = 0 ORDER BY mine.id",
-        )
-        .bind(run.0)
-        .fetch_all(self.readers())
-        .await?;
+             WHERE mine.run = $1 AND mine.held = 0 ORDER BY mine.id")
+            .bind(run.0)
+            .fetch_all(self.readers())
+            .await?;
         let wait = |(step, lock, run, held_for)| LockWait { step, lock, held_by: RunId(run), held_for };
         Ok(rows.into_iter().map(wait).collect())
     }
@@ -46,11 +45,9 @@ pub(super) async fn take(
     if held_above(tx, run, name).await? {
         return Ok(true);
     }
-    let held: Option<i64> = sqlx::query_scalar(
-        "INSERT INTO locks (name, run, step, held, asked_at)
-         VALUES ($1, $2, $3, NOT EXISTS (SELECT 1 FROM locks WHERE name = $1), $4)
-         ON CONFLICT (run, step) DO NOTHING RETURNING held",
-    )
+    let held: Option<i64> = sql("INSERT INTO locks (name, run, step, held, asked_at)
+         VALUES ($1, $2, $3, CASE WHEN EXISTS (SELECT 1 FROM locks WHERE name = $1) THEN 0 ELSE 1 END, $4)
+         ON CONFLICT (run, step) DO NOTHING RETURNING held")
     .bind(name)
     .bind(run.0)
     .bind(step)
@@ -62,8 +59,7 @@ pub(super) async fn take(
 
 /// Whether a step that the run works for, directly or through others, has the lock: its child would wait for it for ever.
 async fn held_above(tx: &mut Connection, run: RunId, name: &str) -> Result<bool, StoreError> {
-    let held: i64 = sqlx::query_scalar(
-        "WITH RECURSIVE above (run, step) AS (
+    let held: i64 = sql("WITH RECURSIVE above (run, step) AS (
              SELECT parent_run, parent_step FROM runs WHERE id = $1
              UNION ALL
              SELECT runs.parent_run, runs.parent_step FROM runs JOIN above ON runs.id = above.run
@@ -71,8 +67,7 @@ async fn held_above(tx: &mut Connection, run: RunId, name: &str) -> Result<bool,
          SELECT EXISTS (
              SELECT 1 FROM locks JOIN above ON locks.run = above.run AND locks.step = above.step
              WHERE locks.name = $2 AND locks.held = 1
-         )",
-    )
+         )")
     .bind(run.0)
     .bind(name)
     .fetch_one(tx)
@@ -87,14 +82,14 @@ pub(super) async fn free(
     step: Option<&str>,
 ) -> Result<Vec<(RunId, String)>, StoreError> {
     let freed: Vec<(String, i64)> =
-        sqlx::query_as("DELETE FROM locks WHERE run = $1 AND ($2 IS NULL OR step = $2) RETURNING name, held")
+        sql("DELETE FROM locks WHERE run = $1 AND ($2 IS NULL OR step = $2) RETURNING name, held")
             .bind(run.0)
             .bind(step)
             .fetch_all(&mut *tx)
             .await?;
     let mut given = Vec::new();
     for (name, _) in freed.into_iter().filter(|(_, held)| *held == 1) {
-        let next: Option<(i64, String)> = sqlx::query_as(
+        let next: Option<(i64, String)> = sql(
             "UPDATE locks SET held = 1 WHERE id = (SELECT min(id) FROM locks WHERE name = $1) RETURNING run, step",
         )
         .bind(name)
@@ -113,18 +108,22 @@ mod tests {
     use super::*;
     use crate::model::run::Parent;
     use crate::model::{Run, RunStatus};
-    use crate::store::testing::{NOW, fresh, new_run, reopen, stored_run};
+    use crate::store::testing::{NOW, fresh, new_run, on_both, reopen, stored_run};
     use crate::store::{Advance, Saved};
+
+    on_both!(
+        a_lock_goes_to_the_first_who_came_and_then_to_the_next_also_after_a_restart,
+        a_child_shares_the_lock_of_the_step_that_it_works_for_and_of_no_other,
+    );
 
     async fn advance(store: &Store, run: &Run, take: &[(&str, &str)], free: &[&str]) -> Saved {
         let mut advance = Advance::of(store.run(run.id).await.unwrap().unwrap(), NOW);
         advance.locks = take.iter().map(|(step, name)| ((*step).to_owned(), (*name).to_owned())).collect();
         advance.freed = free.iter().map(|step| (*step).to_owned()).collect();
-        advance.lock_taken = |step| json!({"lock_taken": step});
+        advance.words.lock_taken = |step| json!({"lock_taken": step});
         store.save_run(advance).await.unwrap()
     }
 
-    #[tokio::test]
     async fn a_lock_goes_to_the_first_who_came_and_then_to_the_next_also_after_a_restart() {
         let (folder, store) = fresh().await;
         let [first, second, third] =
@@ -147,13 +146,12 @@ mod tests {
         assert_eq!(store.count("SELECT count(*) FROM locks").await, 1);
     }
 
-    #[tokio::test]
     async fn a_child_shares_the_lock_of_the_step_that_it_works_for_and_of_no_other() {
         let (_folder, store) = fresh().await;
         let parent = stored_run(&store).await;
         let mut child = new_run();
         child.run.parent = Some(Parent { run: parent.id, step: "ship".to_owned(), visit: 1 });
-        let child = store.insert_run(child, None, NOW).await.unwrap();
+        let child = store.insert_run(child, None, NOW).await.unwrap().id;
         let child = store.run(child).await.unwrap().unwrap();
         advance(&store, &parent, &[("ship", "x"), ("build", "y")], &[]).await;
         assert_eq!(advance(&store, &child, &[("build", "x")], &[]).await.woken, [child.id]);

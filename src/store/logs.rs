@@ -1,6 +1,6 @@
 //! What attempts printed, in chunks, in the order in which it came. Any bytes: programs print what they like.
 
-use super::db::{Connection, Query};
+use super::db::{Connection, Query, sql};
 use super::{Store, StoreError, attempts, bounded};
 use crate::model::log::Stream;
 use crate::model::{AttemptKey, RunId, Timestamp};
@@ -63,17 +63,15 @@ impl Store {
             query.push(" AND step = ").push_bind(step.clone());
         }
         query.push(" ORDER BY id LIMIT ").push_bind(bounded(filter.limit));
-        let rows: Vec<Row> = query.build_query_as().fetch_all(self.readers()).await?;
+        let rows: Vec<Row> = query.fetch_all(self.readers()).await?;
         rows.into_iter().map(read).collect()
     }
 }
 
 async fn append(tx: &mut Connection, chunk: &LogChunk) -> Result<(), StoreError> {
     let key = &chunk.key;
-    sqlx::query(
-        "INSERT INTO log_chunks (run, step, visit, item, number, stream, at, bytes)
-         SELECT id, $2, $3, $4, $5, $6, $7, $8 FROM runs WHERE id = $1",
-    )
+    sql("INSERT INTO log_chunks (run, step, visit, item, number, stream, at, bytes)
+         SELECT id, $2, $3, $4, $5, $6, $7, $8 FROM runs WHERE id = $1")
     .bind(key.run.0)
     .bind(&key.step)
     .bind(i64::from(key.visit))
@@ -100,9 +98,10 @@ fn read((id, run, step, visit, item, number, stream, at, bytes): Row) -> Result<
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::store::testing::{NOW, attempt, fresh, reopen, stored_run};
+    use crate::store::testing::{NOW, attempt, fresh, on_both, reopen, stored_run};
 
-    #[tokio::test]
+    on_both!(any_bytes_survive_in_their_order,);
+
     async fn any_bytes_survive_in_their_order() {
         let (folder, store) = fresh().await;
         let run = stored_run(&store).await.id;

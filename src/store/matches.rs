@@ -2,11 +2,14 @@
 //!
 //! Promise: an event is routed once. Matches, the runs they start, what waiting runs are told, and the mark are written together.
 
+use std::collections::HashSet;
+
 use super::audit::{self, NewAudit};
-use super::db::{Connection, Query};
-use super::runs::{self, NewRun};
+use super::db::{Connection, Query, sql};
+use super::rows::Rows;
+use super::runs::{self, Inserted, NewRun};
 use super::{Store, StoreError, bounded, inbox, json};
-use crate::model::event::Match;
+use crate::model::event::{Match, MatchResult};
 use crate::model::{EventId, RunId, Timestamp, Value};
 
 /// All that routing one event writes.
@@ -67,7 +70,7 @@ impl Store {
     /// # Errors
     /// `Missing` when there is no such event; the database cannot be written.
     pub async fn route(&self, routing: Routing) -> Result<Routed, StoreError> {
-        self.write(move |tx| Box::pin(async move { route(tx, routing).await })).await
+        self.lanes().routings.write(self.queue(), routing, None).await
     }
 
     /// A page of matches, newest first.
@@ -91,65 +94,120 @@ impl Store {
             query.push(" AND id < ").push_bind(before);
         }
         query.push(" ORDER BY id DESC LIMIT ").push_bind(bounded(filter.limit));
-        let rows: Vec<Row> = query.build_query_as().fetch_all(self.readers()).await?;
+        let rows: Vec<Row> = query.fetch_all(self.readers()).await?;
         rows.into_iter().map(read).collect()
     }
 }
 
-async fn route(tx: &mut Connection, routing: Routing) -> Result<Routed, StoreError> {
-    let Routing { event, matches, inputs, audit, now } = routing;
-    let marked = sqlx::query("UPDATE events SET routed_at = $1 WHERE id = $2 AND routed_at IS NULL")
-        .bind(now.0)
-        .bind(event.0)
-        .execute(&mut *tx)
-        .await?;
-    if marked.rows_affected() == 0 {
-        let there: Option<i64> =
-            sqlx::query_scalar("SELECT 1 FROM events WHERE id = $1").bind(event.0).fetch_optional(tx).await?;
-        return there.map(|_| Routed::Already).ok_or_else(|| StoreError::Missing(format!("event {event}")));
+static MARK: Rows<2> = Rows::new(
+    ["event", "at"],
+    "UPDATE events SET routed_at = new.at FROM new WHERE events.id = new.event AND events.routed_at IS NULL RETURNING events.id",
+);
+
+static ADD: Rows<9> = Rows::new(
+    ["event", "rule", "place_in_rule", "revision", "result", "run", "why", "place", "at"],
+    "INSERT INTO matches (event, rule, position, revision, result, run, why, place, at)
+     SELECT event, rule, place_in_rule, revision, result, run, why, place, at FROM new WHERE event IS NOT NULL",
+);
+
+/// Writes what came of many events. Those that are marked already, or are not there, are left as they are.
+pub(super) async fn route_all(
+    tx: &mut Connection,
+    items: &[Routing],
+) -> Result<Vec<Result<Routed, StoreError>>, StoreError> {
+    let marks = items.iter().map(|routing| [routing.event.0.into(), routing.now.0.into()]);
+    let mut marked: HashSet<i64> = MARK.fetch_all(tx, marks.collect()).await?.into_iter().collect();
+    let (mut results, mut matches) = (Vec::with_capacity(items.len()), Vec::new());
+    let simple = items.iter().filter(|routing| marked.contains(&routing.event.0)).flat_map(|routing| {
+        let runs = routing.matches.iter().filter_map(|found| found.run.as_ref());
+        runs.filter(|run| run.slot.is_none()).map(|run| (run, routing.now))
+    });
+    let mut simple = runs::insert_all(tx, &simple.collect::<Vec<_>>()).await?.into_iter();
+    for routing in items {
+        // Of two that route the same event here the first does it.
+        if !marked.remove(&routing.event.0) {
+            results.push(not_marked(tx, routing.event).await?);
+            continue;
+        }
+        let mut began = Vec::new();
+        for found in &routing.matches {
+            matches.push(begin(tx, routing, found, &mut simple, &mut began).await?);
+        }
+        for (run, input) in &routing.inputs {
+            inbox::add(tx, *run, &json::write("input", input)?, routing.now).await?;
+        }
+        results.push(Ok(Routed::Now { runs: began }));
     }
-    let mut began = Vec::new();
-    for NewMatch { index, found, run } in matches {
-        let run = match run {
-            Some(run) => Some(runs::insert(tx, run, now).await?),
-            None => None,
-        };
-        began.extend(run);
-        insert(tx, event, index, &found, run, now).await?;
-    }
-    for (run, input) in &inputs {
-        inbox::add(tx, *run, &json::write("input", input)?, now).await?;
-    }
-    for row in &audit {
-        audit::add(tx, row).await?;
-    }
-    Ok(Routed::Now { runs: began })
+    let rows = matches.iter().map(|came| {
+        let Match { rule, revision, why, place, .. } = &came.found;
+        let run = came.found.run.map(|id| id.0);
+        [
+            came.event.0.into(),
+            rule.into(),
+            came.index.into(),
+            revision.into(),
+            (&came.result).into(),
+            run.into(),
+            why.into(),
+            place.into(),
+            came.at.0.into(),
+        ]
+    });
+    ADD.execute(tx, rows.collect()).await?;
+    let done = items.iter().zip(&results).filter(|(_, result)| matches!(result, Ok(Routed::Now { .. })));
+    let audit: Vec<&NewAudit> = done.flat_map(|(routing, _)| &routing.audit).collect();
+    audit::add_all(tx, &audit).await?;
+    Ok(results)
 }
 
-async fn insert(
-    tx: &mut Connection,
+/// A match as it will be stored.
+struct Came {
     event: EventId,
-    index: u32,
-    found: &Match,
-    run: Option<RunId>,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO matches (event, rule, position, revision, result, run, why, place, at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    )
-    .bind(event.0)
-    .bind(&found.rule)
-    .bind(i64::from(index))
-    .bind(&found.revision)
-    .bind(json::word("result", &found.result)?)
-    .bind(run.or(found.run).map(|id| id.0))
-    .bind(&found.why)
-    .bind(&found.place)
-    .bind(now.0)
-    .execute(tx)
-    .await?;
-    Ok(())
+    index: i64,
+    found: Match,
+    result: String,
+    at: Timestamp,
+}
+
+/// Stores the run that a match starts, if it may start.
+async fn begin(
+    tx: &mut Connection,
+    routing: &Routing,
+    NewMatch { index, found, run }: &NewMatch,
+    simple: &mut impl Iterator<Item = Inserted>,
+    began: &mut Vec<RunId>,
+) -> Result<Came, StoreError> {
+    let mut found = found.clone();
+    if let Some(run) = run {
+        // A run that needs no place was stored with all others of its kind.
+        let stored = if run.slot.is_none() { simple.next() } else { None };
+        let inserted = match stored {
+            Some(inserted) => Ok(inserted),
+            None => runs::insert_or_refuse(tx, run, routing.now).await,
+        };
+        match inserted {
+            Ok(inserted) => {
+                found.run = Some(inserted.id);
+                began.push(inserted.id);
+                began.extend(inserted.woken);
+            }
+            // The limit of its workflow: nothing was written.
+            Err(StoreError::Conflict(why)) => {
+                found.result = MatchResult::Rejected;
+                found.why = Some(why);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let result = json::word("result", &found.result)?;
+    Ok(Came { event: routing.event, index: i64::from(*index), found, result, at: routing.now })
+}
+
+/// Why an event was not marked now.
+async fn not_marked(tx: &mut Connection, event: EventId) -> Result<Result<Routed, StoreError>, StoreError> {
+    let there: Option<i64> =
+        sql("SELECT 1 FROM events WHERE id = $1").bind(event.0).fetch_optional(tx).await?;
+    Ok(there.map(|_| Routed::Already).ok_or_else(|| StoreError::Missing(format!("event {event}"))))
 }
 
 type Row = (i64, i64, u32, String, String, String, Option<i64>, Option<String>, Option<String>, i64);
@@ -169,8 +227,13 @@ mod tests {
 
     use super::*;
     use crate::model::event::MatchResult;
-    use crate::store::testing::{NOW, audit, event, fresh, new_run, stored_run};
+    use crate::store::testing::{NOW, audit, event, fresh, new_run, on_both, stored_run};
     use crate::store::{AuditFilter, RunFilter};
+
+    on_both!(
+        an_event_is_routed_once_with_all_that_comes_of_it,
+        a_routing_that_cannot_be_written_leaves_nothing,
+    );
 
     fn found(rule: &str, result: MatchResult) -> Match {
         let why = (result == MatchResult::Errored).then(|| "it threw".to_owned());
@@ -181,7 +244,6 @@ mod tests {
         Routing { event: EventId(1), matches, inputs, audit: vec![audit("run.start")], now: NOW }
     }
 
-    #[tokio::test]
     async fn an_event_is_routed_once_with_all_that_comes_of_it() {
         let (_folder, store) = fresh().await;
         let waiting = stored_run(&store).await;
@@ -220,7 +282,6 @@ mod tests {
         assert_eq!(store.audit(&AuditFilter { limit: 9, ..AuditFilter::default() }).await.unwrap().len(), 1);
     }
 
-    #[tokio::test]
     async fn a_routing_that_cannot_be_written_leaves_nothing() {
         let (_folder, store) = fresh().await;
         store.add_events(vec![event("a.b", None)], NOW).await.unwrap();

@@ -1,6 +1,6 @@
 //! Small facts about this database: one text per key.
 
-use super::db::Connection;
+use super::db::{Connection, sql};
 use super::{Store, StoreError};
 
 impl Store {
@@ -9,10 +9,8 @@ impl Store {
     /// # Errors
     /// The database cannot be read.
     pub async fn meta(&self, key: &str) -> Result<Option<String>, StoreError> {
-        let value = sqlx::query_scalar("SELECT value FROM meta WHERE key = $1")
-            .bind(key)
-            .fetch_optional(self.readers())
-            .await?;
+        let value =
+            sql("SELECT value FROM meta WHERE key = $1").bind(key).fetch_optional(self.readers()).await?;
         Ok(value)
     }
 
@@ -28,7 +26,7 @@ impl Store {
 
 /// As `set_meta`, inside somebody's transaction.
 pub(super) async fn write(tx: &mut Connection, key: &str, value: &str) -> Result<(), StoreError> {
-    sqlx::query(
+    sql(
         "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
     )
     .bind(key)
@@ -40,5 +38,5 @@ pub(super) async fn write(tx: &mut Connection, key: &str, value: &str) -> Result
 
 /// As `meta`, inside somebody's transaction.
 pub(super) async fn read(tx: &mut Connection, key: &str) -> Result<Option<String>, StoreError> {
-    Ok(sqlx::query_scalar("SELECT value FROM meta WHERE key = $1").bind(key).fetch_optional(tx).await?)
+    sql("SELECT value FROM meta WHERE key = $1").bind(key).fetch_optional(tx).await
 }

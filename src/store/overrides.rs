@@ -1,7 +1,7 @@
 //! Rules that a person switched off or back on. An override outlives reloads of the definitions.
 
 use super::audit::{self, NewAudit};
-use super::db::Connection;
+use super::db::{Connection, sql};
 use super::{Store, StoreError};
 use crate::model::Timestamp;
 
@@ -22,7 +22,7 @@ impl Store {
     /// The database cannot be read.
     pub async fn rule_overrides(&self) -> Result<Vec<RuleOverride>, StoreError> {
         let rows: Vec<(String, bool, String, Option<String>, i64)> =
-            sqlx::query_as("SELECT rule, disabled, switched_by, why, at FROM rule_overrides ORDER BY rule")
+            sql("SELECT rule, disabled, switched_by, why, at FROM rule_overrides ORDER BY rule")
                 .fetch_all(self.readers())
                 .await?;
         Ok(rows
@@ -41,11 +41,9 @@ impl Store {
 }
 
 async fn set(tx: &mut Connection, over: &RuleOverride, audit: &NewAudit) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO rule_overrides (rule, disabled, switched_by, why, at) VALUES ($1, $2, $3, $4, $5)
+    sql("INSERT INTO rule_overrides (rule, disabled, switched_by, why, at) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (rule) DO UPDATE SET disabled = excluded.disabled, switched_by = excluded.switched_by,
-                                          why = excluded.why, at = excluded.at",
-    )
+                                          why = excluded.why, at = excluded.at")
     .bind(&over.rule)
     .bind(i64::from(over.disabled))
     .bind(&over.by)
@@ -61,9 +59,10 @@ async fn set(tx: &mut Connection, over: &RuleOverride, audit: &NewAudit) -> Resu
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::store::testing::{NOW, audit, fresh};
+    use crate::store::testing::{NOW, audit, fresh, on_both};
 
-    #[tokio::test]
+    on_both!(the_last_word_on_a_rule_counts,);
+
     async fn the_last_word_on_a_rule_counts() {
         let (_folder, store) = fresh().await;
         let mut over = RuleOverride {

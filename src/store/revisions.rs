@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::db::Connection;
+use super::db::{Connection, sql};
 use super::{Store, StoreError};
 use crate::model::Timestamp;
 
@@ -43,14 +43,12 @@ impl Store {
     /// # Errors
     /// The database cannot be read.
     pub async fn revision(&self, hash: &str) -> Result<Option<Vec<RevisionFile>>, StoreError> {
-        let known: Option<i64> = sqlx::query_scalar("SELECT 1 FROM revisions WHERE hash = $1")
-            .bind(hash)
-            .fetch_optional(self.readers())
-            .await?;
+        let known: Option<i64> =
+            sql("SELECT 1 FROM revisions WHERE hash = $1").bind(hash).fetch_optional(self.readers()).await?;
         if known.is_none() {
             return Ok(None);
         }
-        let rows: Vec<(String, Vec<u8>)> = sqlx::query_as(
+        let rows: Vec<(String, Vec<u8>)> = sql(
             "SELECT path, bytes FROM revision_files JOIN blobs ON hash = blob WHERE revision = $1 ORDER BY path",
         )
         .bind(hash)
@@ -65,7 +63,7 @@ impl Store {
     /// The database cannot be read.
     pub async fn newest_revision(&self) -> Result<Option<RevisionInfo>, StoreError> {
         let row: Option<(String, i64)> =
-            sqlx::query_as("SELECT hash, loaded_at FROM revisions ORDER BY sequence DESC LIMIT 1")
+            sql("SELECT hash, loaded_at FROM revisions ORDER BY sequence DESC LIMIT 1")
                 .fetch_optional(self.readers())
                 .await?;
         Ok(row.map(|(hash, at)| RevisionInfo { hash, loaded_at: Timestamp(at) }))
@@ -78,26 +76,22 @@ async fn put(
     files: &[RevisionFile],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO revisions (hash, loaded_at, sequence)
+    sql("INSERT INTO revisions (hash, loaded_at, sequence)
          VALUES ($1, $2, (SELECT coalesce(max(sequence), 0) + 1 FROM revisions))
-         ON CONFLICT (hash) DO UPDATE SET loaded_at = excluded.loaded_at, sequence = excluded.sequence",
-    )
+         ON CONFLICT (hash) DO UPDATE SET loaded_at = excluded.loaded_at, sequence = excluded.sequence")
     .bind(hash)
     .bind(now.0)
     .execute(&mut *tx)
     .await?;
     for file in files {
         let blob = hex::encode(Sha256::digest(&file.bytes));
-        sqlx::query("INSERT INTO blobs (hash, bytes) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING")
+        sql("INSERT INTO blobs (hash, bytes) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING")
             .bind(&blob)
             .bind(&file.bytes)
             .execute(&mut *tx)
             .await?;
-        sqlx::query(
-            "INSERT INTO revision_files (revision, path, blob) VALUES ($1, $2, $3)
-             ON CONFLICT (revision, path) DO NOTHING",
-        )
+        sql("INSERT INTO revision_files (revision, path, blob) VALUES ($1, $2, $3)
+             ON CONFLICT (revision, path) DO NOTHING")
         .bind(hash)
         .bind(&file.path)
         .bind(&blob)
@@ -111,13 +105,14 @@ async fn put(
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::store::testing::{NOW, fresh};
+    use crate::store::testing::{NOW, fresh, on_both};
+
+    on_both!(the_newest_is_the_one_loaded_last_and_equal_files_are_kept_once,);
 
     fn file(path: &str, bytes: &[u8]) -> RevisionFile {
         RevisionFile { path: path.to_owned(), bytes: bytes.to_vec() }
     }
 
-    #[tokio::test]
     async fn the_newest_is_the_one_loaded_last_and_equal_files_are_kept_once() {
         let (_folder, store) = fresh().await;
         assert_eq!(store.newest_revision().await.unwrap(), None);

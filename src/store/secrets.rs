@@ -1,7 +1,7 @@
 //! Secrets, sealed. The store never sees one in clear; `crate::secrets` seals and opens them.
 
 use super::audit::{self, NewAudit};
-use super::db::Connection;
+use super::db::{Connection, sql};
 use super::{Store, StoreError};
 use crate::model::Timestamp;
 
@@ -29,7 +29,7 @@ impl Store {
     /// The database cannot be read.
     pub async fn sealed_secret(&self, name: &str) -> Result<Option<SealedSecret>, StoreError> {
         let row: Option<(String, Vec<u8>, Vec<u8>, i64)> =
-            sqlx::query_as("SELECT name, nonce, ciphertext, updated_at FROM secrets WHERE name = $1")
+            sql("SELECT name, nonce, ciphertext, updated_at FROM secrets WHERE name = $1")
                 .bind(name)
                 .fetch_optional(self.readers())
                 .await?;
@@ -46,9 +46,8 @@ impl Store {
     /// # Errors
     /// The database cannot be read.
     pub async fn secret_names(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
-        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT name, updated_at FROM secrets ORDER BY name")
-            .fetch_all(self.readers())
-            .await?;
+        let rows: Vec<(String, i64)> =
+            sql("SELECT name, updated_at FROM secrets ORDER BY name").fetch_all(self.readers()).await?;
         Ok(rows.into_iter().map(|(name, at)| (name, Timestamp(at))).collect())
     }
 
@@ -60,9 +59,8 @@ impl Store {
         let name = name.to_owned();
         self.write(move |tx| {
             Box::pin(async move {
-                let deleted =
-                    sqlx::query("DELETE FROM secrets WHERE name = $1").bind(name).execute(&mut *tx).await?;
-                if deleted.rows_affected() == 0 {
+                let deleted = sql("DELETE FROM secrets WHERE name = $1").bind(name).execute(&mut *tx).await?;
+                if deleted == 0 {
                     return Ok(false);
                 }
                 audit::add(tx, &audit).await?;
@@ -74,11 +72,9 @@ impl Store {
 }
 
 async fn put(tx: &mut Connection, secret: &SealedSecret, audit: &NewAudit) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO secrets (name, nonce, ciphertext, updated_at) VALUES ($1, $2, $3, $4)
+    sql("INSERT INTO secrets (name, nonce, ciphertext, updated_at) VALUES ($1, $2, $3, $4)
          ON CONFLICT (name) DO UPDATE SET nonce = excluded.nonce, ciphertext = excluded.ciphertext,
-                                          updated_at = excluded.updated_at",
-    )
+                                          updated_at = excluded.updated_at")
     .bind(&secret.name)
     .bind(&secret.nonce)
     .bind(&secret.ciphertext)

@@ -1,7 +1,7 @@
 //! Tokens of people and programs. Only their hashes are kept.
 
 use super::audit::{self, NewAudit};
-use super::db::Query;
+use super::db::{Query, sql};
 use super::{Store, StoreError, json};
 use crate::model::Timestamp;
 
@@ -41,7 +41,7 @@ impl Store {
         let roles = json::write("roles", &token.roles)?;
         self.write(move |tx| {
             Box::pin(async move {
-                let id = sqlx::query_scalar(
+                let id = sql(
                     "INSERT INTO tokens (hash, name, owner, roles, created_at) VALUES ($1, $2, $3, $4, $5) RETURNING id",
                 )
                 .bind(&token.hash)
@@ -65,7 +65,7 @@ impl Store {
     pub async fn token_by_hash(&self, hash: &str) -> Result<Option<Token>, StoreError> {
         let mut query = Query::new(SELECT);
         query.push(" WHERE hash = ").push_bind(hash.to_owned());
-        let row: Option<Row> = query.build_query_as().fetch_optional(self.readers()).await?;
+        let row: Option<Row> = query.fetch_optional(self.readers()).await?;
         row.map(read).transpose()
     }
 
@@ -76,7 +76,7 @@ impl Store {
     pub async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
         let mut query = Query::new(SELECT);
         query.push(" ORDER BY id");
-        let rows: Vec<Row> = query.build_query_as().fetch_all(self.readers()).await?;
+        let rows: Vec<Row> = query.fetch_all(self.readers()).await?;
         rows.into_iter().map(read).collect()
     }
 
@@ -87,7 +87,7 @@ impl Store {
     pub async fn token_used(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
         self.write(move |tx| {
             Box::pin(async move {
-                sqlx::query("UPDATE tokens SET last_used_at = $1 WHERE id = $2")
+                sql("UPDATE tokens SET last_used_at = $1 WHERE id = $2")
                     .bind(now.0)
                     .bind(id)
                     .execute(tx)
@@ -105,13 +105,12 @@ impl Store {
     pub async fn revoke_token(&self, id: i64, audit: NewAudit) -> Result<bool, StoreError> {
         self.write(move |tx| {
             Box::pin(async move {
-                let done =
-                    sqlx::query("UPDATE tokens SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL")
-                        .bind(audit.at.0)
-                        .bind(id)
-                        .execute(&mut *tx)
-                        .await?;
-                if done.rows_affected() == 0 {
+                let done = sql("UPDATE tokens SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL")
+                    .bind(audit.at.0)
+                    .bind(id)
+                    .execute(&mut *tx)
+                    .await?;
+                if done == 0 {
                     return Ok(false);
                 }
                 audit::add(tx, &audit).await?;
@@ -143,9 +142,10 @@ fn read(
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::store::testing::{NOW, audit, fresh};
+    use crate::store::testing::{NOW, audit, fresh, on_both};
 
-    #[tokio::test]
+    on_both!(a_token_is_found_by_its_hash_until_it_is_revoked,);
+
     async fn a_token_is_found_by_its_hash_until_it_is_revoked() {
         let (_folder, store) = fresh().await;
         let new = NewToken {

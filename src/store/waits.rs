@@ -1,6 +1,7 @@
 //! Which steps of which runs listen to which trigger.
 
-use super::db::Connection;
+use super::db::{Connection, sql};
+use super::rows::Rows;
 use super::{Store, StoreError};
 use crate::model::{RunId, Timestamp};
 
@@ -20,12 +21,10 @@ impl Store {
     /// # Errors
     /// The database cannot be read.
     pub async fn waiting_for(&self, trigger: &str) -> Result<Vec<Wait>, StoreError> {
-        let rows = sqlx::query_as(
-            "SELECT run, step, trigger, since FROM waits WHERE trigger = $1 ORDER BY run, step",
-        )
-        .bind(trigger)
-        .fetch_all(self.readers())
-        .await?;
+        let rows = sql("SELECT run, step, trigger, since FROM waits WHERE trigger = $1 ORDER BY run, step")
+            .bind(trigger)
+            .fetch_all(self.readers())
+            .await?;
         Ok(rows.into_iter().map(read).collect())
     }
 
@@ -34,24 +33,20 @@ impl Store {
     /// # Errors
     /// The database cannot be read.
     pub async fn waits_of(&self, run: RunId) -> Result<Vec<Wait>, StoreError> {
-        let rows = sqlx::query_as(
-            "SELECT run, step, trigger, since FROM waits WHERE run = $1 ORDER BY step, trigger",
-        )
-        .bind(run.0)
-        .fetch_all(self.readers())
-        .await?;
+        let rows = sql("SELECT run, step, trigger, since FROM waits WHERE run = $1 ORDER BY step, trigger")
+            .bind(run.0)
+            .fetch_all(self.readers())
+            .await?;
         Ok(rows.into_iter().map(read).collect())
     }
 }
 
 /// Makes `waits` all that the run listens to.
 pub(super) async fn replace(tx: &mut Connection, run: RunId, waits: &[Wait]) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM waits WHERE run = $1").bind(run.0).execute(&mut *tx).await?;
+    sql("DELETE FROM waits WHERE run = $1").bind(run.0).execute(&mut *tx).await?;
     for wait in waits {
-        sqlx::query(
-            "INSERT INTO waits (run, step, trigger, since) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (run, step, trigger) DO NOTHING",
-        )
+        sql("INSERT INTO waits (run, step, trigger, since) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (run, step, trigger) DO NOTHING")
         .bind(run.0)
         .bind(&wait.step)
         .bind(&wait.trigger)
@@ -60,6 +55,13 @@ pub(super) async fn replace(tx: &mut Connection, run: RunId, waits: &[Wait]) -> 
         .await?;
     }
     Ok(())
+}
+
+static REMOVE: Rows<1> = Rows::new(["run"], "DELETE FROM waits WHERE run IN (SELECT run FROM new)");
+
+/// These runs listen to nothing any more.
+pub(super) async fn remove_all(tx: &mut Connection, runs: &[RunId]) -> Result<(), StoreError> {
+    REMOVE.execute(tx, runs.iter().map(|run| [run.0.into()]).collect()).await.map(drop)
 }
 
 type Row = (i64, String, String, i64);

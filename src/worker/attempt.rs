@@ -10,21 +10,21 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::artefacts::{self, OUTPUT_BYTES, weight};
 use super::log::{LOG_BYTES, Log, size};
 use super::mask::{MASK, Mask};
 use super::render::{self, Expressions};
 use super::workspace::Workspaces;
 use crate::clock::Clock;
-use crate::dispatch::{Dispatched, Report};
+use crate::dispatch::{Dispatched, Report, Verdict};
 use crate::expr::{Expr, Scope};
 use crate::model::depth::{DEEPEST, is_too_deep};
 use crate::model::desk::{Reply, Request};
 use crate::model::log::Stream;
-use crate::model::{Attempt, AttemptKey, ErrorKind, Outcome, Secret, Span, Value};
+use crate::model::worker::Claimant;
+use crate::model::{Artefact, Attempt, AttemptKey, ErrorKind, Filled, Outcome, Secret, Span, Value};
 use crate::runners::{self, Done, Failure, Job, Line, Runner};
 
-/// The largest output, as JSON.
-const OUTPUT_BYTES: usize = 1024 * 1024;
 /// The longest error message that is kept.
 const MESSAGE_CHARACTERS: usize = 4000;
 /// How long a runner gets to end what it started once it was told to; programs get ten seconds of it before they are killed.
@@ -37,18 +37,20 @@ pub(super) struct Context {
     reports: mpsc::Sender<Report>,
     expressions: Expressions,
     clock: Clock,
+    pub(super) by: Claimant,
     /// Attempts whose outcome must not be told: they are ended because the worker stops.
     silent: Mutex<HashSet<AttemptKey>>,
 }
 
 impl Context {
-    pub(super) fn new(data: PathBuf, reports: mpsc::Sender<Report>) -> Context {
+    pub(super) fn new(data: PathBuf, reports: mpsc::Sender<Report>, by: Claimant) -> Context {
         Context {
             workspaces: Workspaces::new(&data),
             data,
             reports,
             expressions: Expressions::new(),
             clock: Clock::wall(),
+            by,
             silent: Mutex::default(),
         }
     }
@@ -58,6 +60,11 @@ impl Context {
         if self.reports.send(report).await.is_err() {
             tracing::debug!("a report found no server");
         }
+    }
+
+    /// The last word on an attempt.
+    pub(super) fn finished(&self, key: AttemptKey, outcome: Outcome) -> Report {
+        Report::Finished { key, worker: self.by.worker.clone(), outcome, stored: None }
     }
 
     pub(super) fn silence<'a>(&self, keys: impl Iterator<Item = &'a AttemptKey>) {
@@ -71,12 +78,22 @@ impl Context {
 
 /// Does an attempt and reports all there is to it.
 pub(super) async fn work(context: Arc<Context>, dispatched: Dispatched, cancel: CancellationToken) {
-    let Dispatched { attempt, secrets } = dispatched;
+    let Dispatched { attempt, mut secrets } = dispatched;
     let key = attempt.key.clone();
-    let (go, answer) = oneshot::channel();
-    context.report(Report::Claim { key: key.clone(), go }).await;
-    if !answer.await.unwrap_or(false) {
-        return; // The run no longer wants it, and nobody waits for an outcome.
+    let (go, mut answer) = oneshot::channel();
+    context.report(Report::Claim { key: key.clone(), by: context.by.clone(), go }).await;
+    let verdict = tokio::select! {
+        verdict = &mut answer => verdict,
+        () = cancel.cancelled() => {
+            if context.silent().remove(&key) {
+                return; // The worker stops, and nothing has begun.
+            }
+            answer.await
+        }
+    };
+    match verdict {
+        Ok(Verdict::Go(more)) => secrets.extend(more),
+        Ok(Verdict::No) | Err(_) => return, // The run no longer wants it, and nobody waits for an outcome.
     }
     let mask = Arc::new(Mask::new(secrets.values()));
     let log = Log::new(mask.clone(), LOG_BYTES, cancel.clone());
@@ -100,7 +117,7 @@ pub(super) async fn work(context: Arc<Context>, dispatched: Dispatched, cancel: 
     if context.silent().remove(&key) {
         return;
     }
-    context.report(Report::Finished { key, outcome }).await;
+    context.report(context.finished(key, outcome)).await;
 }
 
 async fn outcome_of(
@@ -111,27 +128,79 @@ async fn outcome_of(
     cancel: &CancellationToken,
 ) -> Outcome {
     let secret_outputs = attempt.work.secret_outputs.clone();
-    let result = match Prepared::new(context, attempt, secrets, voice) {
-        Ok(prepared) => prepared.run(voice, cancel).await,
-        Err(failure) => Err(failure),
-    };
+    let file_outputs = attempt.work.file_outputs.clone();
+    let workspace = context.workspaces.path(attempt.key.run);
+    // What is only passing through lies beside the workspaces.
+    let folder = workspace.parent().unwrap_or(&workspace);
+    let result = do_it(context, attempt, secrets, voice, cancel).await;
     let clean = |output: Value| clean(voice, output, &secret_outputs);
-    let result = result.and_then(|output| {
-        let output = clean(output);
-        check_size(&output)?;
-        Ok(output)
-    });
+    let result = match result {
+        Ok(output) => {
+            let kept = artefacts::keep_files(&**voice, &workspace, &file_outputs, output).await;
+            ready(voice, folder, kept.map(clean)).await
+        }
+        failed => failed,
+    };
     match result {
         Ok(output) => Outcome::Succeeded { output },
         Err(Failure { mut error, output }) => {
             error.message = voice.mask.text(&error.message).chars().take(MESSAGE_CHARACTERS).collect();
-            let mut output = clean(output);
-            if output.is_null() || check_size(&output).is_err() {
-                output = voice.last_progress().clone();
-            }
+            let shown = clean(output);
+            let output = match ready(voice, folder, Ok(shown)).await {
+                Ok(output) if !output.is_null() => output,
+                _ => voice.last_progress().clone(),
+            };
             Outcome::Failed { error: *error, output }
         }
     }
+}
+
+async fn do_it(
+    context: &Context,
+    attempt: Attempt,
+    secrets: &BTreeMap<String, Secret>,
+    voice: &Arc<Voice>,
+    cancel: &CancellationToken,
+) -> Result<Value, Failure> {
+    let files = tokio::select! {
+        fetched = fetched(context, &attempt, voice) => fetched?,
+        () = cancel.cancelled() => return Err(Failure::cancelled()),
+    };
+    Prepared::new(context, attempt, files, secrets, voice)?.run(voice, cancel).await
+}
+
+/// The inputs that are files, as paths.
+async fn fetched(
+    context: &Context,
+    attempt: &Attempt,
+    voice: &Arc<Voice>,
+) -> Result<Vec<(String, Value)>, Failure> {
+    let mut files = Vec::new();
+    for name in &attempt.work.file_inputs {
+        // A file is never a secret.
+        let Some(Filled::Plain(value)) = attempt.input.get(name) else { continue };
+        let workspace = context.workspaces.path(attempt.key.run);
+        files.push((name.clone(), artefacts::fetch_files(&**voice, &workspace, value).await?));
+    }
+    Ok(files)
+}
+
+/// An output that can travel.
+async fn ready(
+    voice: &Arc<Voice>,
+    folder: &std::path::Path,
+    output: Result<Value, Failure>,
+) -> Result<Value, Failure> {
+    let output = output?;
+    if is_too_deep(&output) {
+        return Err(too_deep());
+    }
+    Ok(artefacts::shrink(&**voice, folder, output).await)
+}
+
+fn too_deep() -> Failure {
+    let message = format!("the output nests deeper than {DEEPEST} lists and objects");
+    Failure::of_kind(ErrorKind::Limit, message)
 }
 
 /// An output as it may leave: masked, also what the action says is secret.
@@ -147,19 +216,19 @@ fn clean(voice: &Voice, output: Value, secret_outputs: &[String]) -> Value {
     output
 }
 
+/// Outputs so far must travel as they are.
 fn check_size(output: &Value) -> Result<(), Failure> {
     if is_too_deep(output) {
-        let message = format!("the output nests deeper than {DEEPEST} lists and objects");
-        return Err(Failure::of_kind(ErrorKind::Limit, message));
+        return Err(too_deep());
     }
-    let bytes = serde_json::to_vec(output).map_or(usize::MAX, |text| text.len());
+    let bytes = weight(output);
     if bytes <= OUTPUT_BYTES {
         return Ok(());
     }
     Err(Failure::of_kind(
         ErrorKind::Limit,
         format!(
-            "the output is {} large, more than the {} that an output may have; keep it in a file and give its place",
+            "the outputs so far are {} large, more than the {} that they may have; keep them in a file and give its place",
             size(bytes),
             size(OUTPUT_BYTES)
         ),
@@ -178,6 +247,7 @@ impl Prepared {
     fn new(
         context: &Context,
         attempt: Attempt,
+        files: Vec<(String, Value)>,
         secrets: &BTreeMap<String, Secret>,
         voice: &Arc<Voice>,
     ) -> Result<Prepared, Failure> {
@@ -198,7 +268,10 @@ impl Prepared {
             context.workspaces.create(attempt.key.run).map_err(not_made)?;
             lock = context.workspaces.lock(&attempt.key).map_err(not_made)?;
         }
-        let input = render::fill(&attempt.input, secrets)?;
+        let mut input = render::fill(&attempt.input, secrets)?;
+        if let Value::Object(entries) = &mut input {
+            entries.extend(files);
+        }
         let expr = context.expressions.of(&attempt.action, &attempt.work);
         let scope = Scope::new()
             .with("config", attempt.work.config.clone())
@@ -359,8 +432,12 @@ impl Voice {
             Request::UpdateDeployment { id, status, hosts } => {
                 Request::UpdateDeployment { id, status, hosts: self.mask.value(hosts) }
             }
-            other
-            @ (Request::KvGet { .. } | Request::BeginDeployment { .. } | Request::Deployment { .. }) => other,
+            other @ (Request::KvGet { .. }
+            | Request::BeginDeployment { .. }
+            | Request::Deployment { .. }
+            | Request::HasArtefact { .. }
+            | Request::PutArtefact { .. }
+            | Request::GetArtefact { .. }) => other,
         }
     }
 }
@@ -376,5 +453,13 @@ impl Line for Voice {
 
     fn ask(&self, request: Request) -> BoxFuture<'_, Reply> {
         Box::pin(self.put(request))
+    }
+
+    fn keep<'a>(
+        &'a self,
+        printed: &'a std::path::Path,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Artefact, Failure>> {
+        Box::pin(artefacts::put_masked(self, self.mask.clone(), printed, name))
     }
 }

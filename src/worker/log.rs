@@ -112,7 +112,7 @@ impl Log {
             }
             let (chunks, ended) = self.take();
             for (stream, bytes) in chunks {
-                let report = Report::Log { key: key.clone(), stream, bytes };
+                let report = Report::Log { key: key.clone(), stream, bytes, stored: None };
                 if reports.send(report).await.is_err() {
                     return self.give_up();
                 }

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use crate::model::{AttemptKey, RunId};
 
+/// How many runs are listed at once; those beyond are seen when these are gone.
+const LISTED: usize = 1000;
+
 /// The workspaces and locks below one data directory.
 #[derive(Clone, Debug)]
 pub struct Workspaces {
@@ -50,6 +53,13 @@ impl Workspaces {
         Ok(folder.join(format!("{step}{item}")))
     }
 
+    /// The runs that something is kept for, some thousand at most.
+    pub fn runs(&self) -> Vec<RunId> {
+        let entries = entries(&self.workspaces).into_iter().chain(entries(&self.locks)).flatten();
+        let runs: BTreeSet<RunId> = entries.filter_map(|entry| run_of(&entry)).collect();
+        runs.into_iter().take(LISTED).collect()
+    }
+
     /// Removes all that belongs to a run that has ended. What can't be removed is logged, and tried again when a server starts.
     pub async fn remove(&self, run: RunId) {
         let own = self.clone();
@@ -62,21 +72,33 @@ impl Workspaces {
         }
     }
 
-    /// Removes what belongs to other runs than these: what a server that was killed left behind. A run younger than `newest` may have begun
-    /// since the list was read; what is its is left alone.
+    /// Removes what does not belong to these runs: what a server that was killed left behind. To be called before any attempt begins. A run younger
+    /// than `newest` may have begun since the list was read; what is its is left alone.
     pub fn keep_only(&self, open: &[RunId], newest: RunId) {
+        self.remove_others(open, newest, true);
+    }
+
+    /// As `keep_only`, while attempts are at work: what belongs to no run, such as a script that is being run, stays.
+    pub fn remove_ended(&self, open: &[RunId], newest: RunId) {
+        self.remove_others(open, newest, false);
+    }
+
+    fn remove_others(&self, open: &[RunId], newest: RunId, strange: bool) {
         let open: BTreeSet<RunId> = open.iter().copied().collect();
-        if let Err(error) = self.try_keep_only(&open, newest) {
+        let stays = |run: Option<RunId>| match run {
+            Some(run) => open.contains(&run) || run > newest,
+            None => !strange,
+        };
+        if let Err(error) = self.try_remove_others(stays) {
             tracing::warn!("what belongs to runs that have ended can't be removed: {error}");
         }
     }
 
     /// The first error is told; the others are tried all the same.
-    fn try_keep_only(&self, open: &BTreeSet<RunId>, newest: RunId) -> io::Result<()> {
+    fn try_remove_others(&self, stays: impl Fn(Option<RunId>) -> bool) -> io::Result<()> {
         let mut first_error = Ok(());
         for entry in entries(&self.workspaces)?.into_iter().chain(entries(&self.locks)?) {
-            let is_open = run_of(&entry).is_some_and(|run| open.contains(&run) || run > newest);
-            let removed = if is_open { Ok(()) } else { remove_tree(&entry) };
+            let removed = if stays(run_of(&entry)) { Ok(()) } else { remove_tree(&entry) };
             first_error = first_error.and(removed);
         }
         first_error
@@ -150,6 +172,9 @@ mod tests {
             fs::write(workspaces.create(RunId(run)).unwrap().join("file"), "x").unwrap();
             fs::write(workspaces.lock(&key(run, "build", None, 1)).unwrap(), "").unwrap();
         }
+        fs::write(data.path().join("workspaces/.script-x"), "x").unwrap();
+        workspaces.remove_ended(&[RunId(2), RunId(12)], RunId(12));
+        assert_eq!(entries(&data.path().join("workspaces")).unwrap().len(), 3, "a script in use went");
         workspaces.keep_only(&[RunId(2)], RunId(12));
         assert_eq!(entries(&data.path().join("workspaces")).unwrap(), [workspaces.path(RunId(2))]);
         assert_eq!(entries(&data.path().join("locks")).unwrap().len(), 1);

@@ -2,9 +2,13 @@
 
 mod again;
 mod approvals;
+mod artefacts;
 mod command_line;
+mod holds;
+mod language;
 mod locks;
 mod rules;
 mod runs;
 mod secrets;
+mod way_back;
 mod webhooks;

@@ -74,6 +74,42 @@ fn each_trap_of_yaml_is_found_where_it_stands() {
 }
 
 #[test]
+fn what_could_never_run_is_refused_before_it_does() {
+    let noop = |id: &str, keys: &str| format!("  - {{id: {id}, run: core.noop{keys}}}\n");
+    are(
+        &of_workflow(&format!(
+            "steps:\n{}{}{}{}{}",
+            noop("a", ", needs: [b]"),
+            noop("b", ", needs: [a]"),
+            noop("c", ", needs: [nobody], for_each: 3"),
+            "  - {id: g, needs: [c], parallel: []}\n",
+            "  - {id: h, needs: [c], steps: [{id: a, run: core.noop}]}\n",
+        )),
+        &[
+            "workflows/w.yaml:4:56: `for_each` must be a list",
+            "workflows/w.yaml:5:35: `parallel` has no steps",
+            "workflows/w.yaml:6:33: two steps are called `a`",
+        ],
+    );
+    are(
+        &of_workflow(&format!(
+            "steps:\n{}{}{}{}",
+            noop("a", ", needs: [b]"),
+            noop("b", ", needs: [a]"),
+            noop("c", ", needs: [nobody]"),
+            "  - {id: h, needs: [], window: night, steps: [{id: d, run: core.noop, when: steps.c.status == \"failed\"}]}\n",
+        )),
+        &[
+            "workflows/w.yaml:2:37: these steps wait for one another",
+            "workflows/w.yaml:4:37: step `c` needs `nobody`, which is no step here",
+            "workflows/w.yaml:5:24: `window` belongs to",
+            "workflows/w.yaml:5:32: there is no window `night`",
+            "workflows/w.yaml:5:77: step `d` reads `steps.c` but does not wait for it",
+        ],
+    );
+}
+
+#[test]
 fn files_that_are_no_yaml_text_are_mistakes_of_their_own() {
     let large = "#".repeat(10_000_000);
     let bomb: String = (b'b'..b'j')

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 
 /// One process, not another that has its number later.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Process {
+pub(crate) struct Process {
     pub(super) pid: i32,
     began: String,
     pub(super) line: String,
@@ -53,7 +53,7 @@ pub(super) fn descendants(root: i32) -> Vec<Process> {
 }
 
 /// Processes that work in a folder or name it.
-pub(super) fn about(folder: &Path) -> Vec<Process> {
+pub(crate) fn about(folder: &Path) -> Vec<Process> {
     let name = folder.to_string_lossy().into_owned();
     let own = std::process::id().cast_signed();
     pids()

@@ -1,3 +1,8 @@
 //! What tests stand on: real servers on free ports of 127.0.0.1, each in a directory of its own, ended by their pid.
 
+pub(crate) mod dice;
+#[expect(dead_code, reason = "tests of the store use the rest")]
+pub(crate) mod postgres;
+pub(crate) mod rabbitmq;
 pub(crate) mod server;
+pub(crate) mod worker;

@@ -7,6 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::postgres;
+
+/// How long a worker may be silent in tests.
+pub(crate) const LEASE: &str = "6s";
+
 /// How long anything may take that a test waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -15,16 +20,43 @@ pub(crate) struct Server {
     folder: tempfile::TempDir,
     site: PathBuf,
     data: PathBuf,
+    /// Where it keeps its state, when that is not a file in `data`.
+    database: Option<String>,
+    /// What else `serve` is told.
+    more: Vec<String>,
     child: Option<Child>,
     http: reqwest::blocking::Client,
 }
 
 impl Server {
     /// Starts a server whose site has these files: pairs of path and text.
+    ///
+    /// With `SISKIN_TEST_BROKER=1` in the environment it does its work over RabbitMQ.
     pub(crate) fn start(files: &[(&str, &str)]) -> Server {
+        Server::start_with(files, &over_broker())
+    }
+
+    /// As `start`, with more arguments of `serve`.
+    pub(crate) fn start_with(files: &[(&str, &str)], more: &[String]) -> Server {
         let folder = tempfile::tempdir().unwrap();
+        let database = database_for(&folder.path().join("data"));
+        Server::start_in(folder, files, database, more)
+    }
+
+    /// As `start`, on this database.
+    pub(crate) fn start_on(files: &[(&str, &str)], database: &str) -> Server {
+        Server::start_in(tempfile::tempdir().unwrap(), files, Some(database.to_owned()), &over_broker())
+    }
+
+    fn start_in(
+        folder: tempfile::TempDir,
+        files: &[(&str, &str)],
+        database: Option<String>,
+        more: &[String],
+    ) -> Server {
         let (site, data) = (folder.path().join("site"), folder.path().join("data"));
-        let mut server = Server { folder, site, data, child: None, http: client() };
+        let mut server =
+            Server { folder, site, data, database, more: more.to_vec(), child: None, http: client() };
         fs::create_dir_all(server.site()).unwrap();
         for (path, text) in files {
             server.write(path, text);
@@ -33,11 +65,26 @@ impl Server {
         server
     }
 
+    /// Another server on the same database, with the same key of secrets.
+    pub(crate) fn join(&self, files: &[(&str, &str)]) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("data")).unwrap();
+        fs::copy(self.data.join("secret.key"), folder.path().join("data/secret.key")).unwrap();
+        Server::start_in(folder, files, self.database.clone(), &self.more)
+    }
+
     /// Starts a server on a site and data that are there already, and stay.
     pub(crate) fn over(site: &Path, data: &Path) -> Server {
         let folder = tempfile::tempdir().unwrap();
-        let mut server =
-            Server { folder, site: site.to_owned(), data: data.to_owned(), child: None, http: client() };
+        let mut server = Server {
+            folder,
+            site: site.to_owned(),
+            data: data.to_owned(),
+            database: database_for(data),
+            more: over_broker(),
+            child: None,
+            http: client(),
+        };
         server.run();
         server
     }
@@ -63,11 +110,16 @@ impl Server {
         fs::remove_file(self.data().join("server.json")).ok();
         let log =
             fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).unwrap();
-        let child = siskin()
+        let mut command = siskin();
+        if let Some(database) = &self.database {
+            command.env("SISKIN_DATABASE", database);
+        }
+        let child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--site"])
             .arg(self.site())
             .arg("--data")
             .arg(self.data())
+            .args(&self.more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -90,6 +142,12 @@ impl Server {
         child.wait().unwrap();
     }
 
+    /// Stops the process where it is, as a paused machine (SIGSTOP), or lets it go on (SIGCONT).
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.as_ref().unwrap().id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
     /// SIGTERM; the exit status.
     pub(crate) fn stop(&mut self) -> std::process::ExitStatus {
         let mut child = self.child.take().unwrap();
@@ -101,6 +159,11 @@ impl Server {
     /// What it wrote to stderr since it was first started.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// The process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     pub(crate) fn url(&self) -> String {
@@ -188,10 +251,45 @@ impl Drop for Server {
     }
 }
 
+/// With SISKIN_TEST_STORE=postgres servers keep their state in a schema of its own: the same one for the same data directory.
+fn database_for(data: &Path) -> Option<String> {
+    if std::env::var("SISKIN_TEST_STORE").is_ok_and(|store| store == "postgres") {
+        let path = data.join("test-schema");
+        if let Ok(schema) = fs::read_to_string(&path) {
+            return Some(postgres::shared(&schema));
+        }
+        fs::create_dir_all(data).unwrap();
+        let schema = postgres::new_schema();
+        fs::write(path, schema.split("search_path%3D").nth(1).unwrap()).unwrap();
+        return Some(schema);
+    }
+    None
+}
+
+/// The arguments that have a server work over RabbitMQ, where the environment says so.
+fn over_broker() -> Vec<String> {
+    match std::env::var_os("SISKIN_TEST_BROKER") {
+        Some(_) => {
+            vec!["--broker".to_owned(), super::rabbitmq::shared(), "--lease".to_owned(), LEASE.to_owned()]
+        }
+        None => Vec::new(),
+    }
+}
+
 /// The binary under test, without what the environment of the tests says about other servers.
 pub(crate) fn siskin() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_siskin"));
-    for name in ["SISKIN_URL", "SISKIN_TOKEN", "SISKIN_DATA", "SISKIN_SITE", "SISKIN_LISTEN"] {
+    for name in [
+        "SISKIN_URL",
+        "SISKIN_TOKEN",
+        "SISKIN_DATA",
+        "SISKIN_SITE",
+        "SISKIN_LISTEN",
+        "SISKIN_DATABASE",
+        "SISKIN_BROKER",
+        "SISKIN_LEASE",
+        "SISKIN_ROLES",
+    ] {
         command.env_remove(name);
     }
     command

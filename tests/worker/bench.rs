@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use siskin::dispatch::local::{self, ServerEnd};
-use siskin::dispatch::{Dispatched, Order, Report};
+use siskin::dispatch::{Dispatched, Order, Report, Verdict};
 use siskin::model::attempt::Work;
 use siskin::model::desk::{Reply, Request};
 use siskin::model::log::Stream;
-use siskin::model::{Attempt, AttemptKey, ErrorKind, Filled, Outcome, RunError, RunId, Secret, Span};
+use siskin::model::{Attempt, AttemptKey, ErrorKind, Filled, Outcome, Route, RunError, RunId, Secret, Span};
 use siskin::worker::Worker;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -81,14 +81,14 @@ impl Bench {
     }
 
     pub(crate) async fn cancel(&self, key: &AttemptKey) {
-        self.server.orders.send(Order::Cancel(key.clone())).await.unwrap();
+        self.server.orders.send(Order::Cancel { key: key.clone(), worker: None }).await.unwrap();
     }
 
     /// The next report of any attempt; claims are granted on the way.
     pub(crate) async fn report(&mut self) -> Report {
         loop {
             match self.any_report().await {
-                Report::Claim { go, .. } => go.send(true).unwrap(),
+                Report::Claim { go, .. } => go.send(Verdict::Go(BTreeMap::new())).unwrap(),
                 other => return other,
             }
         }
@@ -104,7 +104,7 @@ impl Bench {
     /// Lets the next attempt begin.
     pub(crate) async fn grant(&mut self) {
         match self.any_report().await {
-            Report::Claim { go, .. } => go.send(true).unwrap(),
+            Report::Claim { go, .. } => go.send(Verdict::Go(BTreeMap::new())).unwrap(),
             other => panic!("no claim: {other:?}"),
         }
     }
@@ -173,12 +173,15 @@ pub(crate) fn attempt(runner: &str, action: &str, input: Value) -> Attempt {
             output: Value::Null,
             script: None,
             secret_outputs: Vec::new(),
+            file_inputs: Vec::new(),
+            file_outputs: Vec::new(),
             config: json!({}),
             functions: None,
         },
         apps: json!({}),
         idempotent: false,
         timeout: Span::seconds(20),
+        route: Route::default(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
-use siskin::dispatch::Report;
+use siskin::dispatch::{Report, Verdict};
 use siskin::model::{ErrorKind, Outcome, Span};
 
 use super::bench::{Bench, attempt, key, shell, until};
@@ -36,7 +36,7 @@ async fn no_more_than_the_slots_work_at_once_and_all_get_their_turn() {
     }
     let mut finished = 0;
     while finished < 6 {
-        if let Report::Finished { outcome, key } = bench.report().await {
+        if let Report::Finished { outcome, key, .. } = bench.report().await {
             assert!(matches!(outcome, Outcome::Succeeded { .. }), "{key}: {outcome:?}");
             finished += 1;
         }
@@ -54,7 +54,7 @@ async fn what_waits_for_a_slot_is_cancelled_without_beginning() {
     bench.order(second, &[]).await;
     bench.cancel(&second_key).await;
     let outcome = loop {
-        if let Report::Finished { key, outcome } = bench.report().await {
+        if let Report::Finished { key, outcome, .. } = bench.report().await {
             assert_eq!(key, second_key);
             break outcome;
         }
@@ -129,7 +129,7 @@ async fn nothing_is_done_before_the_claim_is_granted_nor_when_it_is_refused() {
     bench.order(shell("touch begun"), &[]).await;
     let Report::Claim { go, .. } = bench.any_report().await else { panic!("no claim") };
     assert!(!bench.workspace().exists());
-    go.send(false).unwrap();
+    go.send(Verdict::No).unwrap();
     let mut second = shell("touch dropped");
     second.key.step = "second".into();
     bench.order(second, &[]).await;

@@ -130,7 +130,7 @@ fn answer(
         hosts: hosts.clone(),
     };
     match request {
-        Request::BeginDeployment { app, environment, version } => {
+        Request::BeginDeployment { app, environment, version, .. } => {
             let id = i64::try_from(deployments.len()).unwrap() + 1;
             let deployment = Deployment {
                 id,

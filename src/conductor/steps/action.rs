@@ -3,17 +3,19 @@
 use crate::definitions::Action;
 use crate::definitions::fields;
 use crate::definitions::tree;
-use crate::definitions::workflow::{Call, Kind, Step as Definition};
+use crate::definitions::workflow::{Call, Group, Kind, Step as Definition};
 use crate::model::run::UNDO_SUFFIX;
 use crate::model::step::StepState;
-use crate::model::{Attempt, AttemptKey, ErrorKind, Filled, Outcome, RunError, Span, StepStatus, Value};
+use crate::model::{
+    Attempt, AttemptKey, ErrorKind, Filled, Outcome, Route, RunError, Span, StepStatus, Value,
+};
 
 use crate::conductor::MAX_LOST;
-use crate::conductor::advance::Turn;
+use crate::conductor::advance::{Turn, broken};
 use crate::conductor::effect::Effect;
 use crate::conductor::ending::status_of;
 
-use super::{child, repeat, wait_for, watch};
+use super::{child, group, plain, repeat, wait_for, watch};
 
 /// How long an attempt may take when neither step nor action says.
 pub(super) const DEFAULT_TIMEOUT: Span = Span::hours(1);
@@ -49,8 +51,13 @@ fn could_not_start(turn: &mut Turn<'_>, key: &str, error: RunError) {
 
 /// The next attempt after a delay.
 pub(in crate::conductor) fn again(turn: &mut Turn<'_>, key: &str) {
-    let Some(call) = turn.call_of(key) else { return };
-    start(turn, key, call);
+    if let Some(call) = turn.call_of(key) {
+        return start(turn, key, call);
+    }
+    let Some(definition) = turn.definition(key) else { return };
+    if let Kind::Group(Group::Run { workflow, reads }) = &definition.kind {
+        group::start_run(turn, definition, key, workflow, reads);
+    }
 }
 
 /// Renders what the action is given and hands the attempt over; its number comes back.
@@ -68,6 +75,7 @@ pub(in crate::conductor) fn dispatch(
         RunError::failed(format!("{}: {}", call.run, mistakes.join("; "))).at(&call.place)
     })?;
     let timeout = time_limit(turn, key, action)?;
+    let route = route(turn, key)?;
     let run = turn.run.id;
     let Some(step) = turn.run.step_mut(key) else {
         return Err(RunError::failed(format!("no step `{key}`")));
@@ -79,16 +87,48 @@ pub(in crate::conductor) fn dispatch(
     secrets.sort();
     secrets.dedup();
     let attempt = Attempt {
-        key: AttemptKey { run, step: key.to_owned(), visit: step.visit, item: None, number },
+        key: AttemptKey::of(run, key, step.visit, number),
         action: action.name.clone(),
         apps: app_of(turn, &input),
         input,
         work: action.work.clone(),
         idempotent: action.idempotent,
         timeout,
+        route,
     };
     turn.effects.push(Effect::Dispatch { attempt: Box::new(attempt), secrets });
     Ok(number)
+}
+
+/// Which workers may do it. An undo goes to the pool of its step, but not only to the worker that did that.
+fn route(turn: &Turn<'_>, key: &str) -> Result<Route, RunError> {
+    let definition = turn.definition(key);
+    let Some((definition, worker)) =
+        definition.and_then(|definition| Some((definition, definition.worker.as_ref()?)))
+    else {
+        return Ok(Route::default());
+    };
+    let scope = turn.scope_for(key);
+    let text = |what: &str, tree: &tree::Tree| {
+        let value = plain(tree, &turn.world.definitions.expr, &scope)
+            .map_err(|failure| broken(definition, what, &failure))?;
+        Ok::<String, RunError>(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    };
+    let pool = worker.pool.as_ref().map(|tree| text("worker.pool", tree)).transpose()?;
+    let labels = worker.labels.iter().map(|(name, tree)| Ok((name.clone(), text("worker.labels", tree)?)));
+    let labels = labels.collect::<Result<_, RunError>>()?;
+    let same_as = worker.same_as.as_ref().filter(|_| !key.ends_with(UNDO_SUFFIX));
+    let same = match same_as {
+        None => None,
+        Some(other) => match turn.run.steps.get(other).and_then(|step| step.worker.clone()) {
+            Some(worker) => Some(worker),
+            None => {
+                let message = format!("`worker.same_as`: no worker did step `{other}`");
+                return Err(RunError::failed(message).at(&definition.place));
+            }
+        },
+    };
+    Ok(Route { pool, labels, worker: same })
 }
 
 /// How long an attempt may take: with `until`, what is left of the time for all repetitions. The `timeout` of a wait is not that of its polls.
@@ -113,35 +153,43 @@ fn app_of(turn: &Turn<'_>, input: &Filled) -> Value {
 }
 
 /// An outcome came. One that nobody waits for changes nothing.
-pub(in crate::conductor) fn finished(turn: &mut Turn<'_>, key: &AttemptKey, outcome: &Outcome) {
+pub(in crate::conductor) fn finished(
+    turn: &mut Turn<'_>,
+    key: &AttemptKey,
+    outcome: &Outcome,
+    worker: Option<&str>,
+) {
     let Some(step) = turn.attempting(key) else { return };
+    step.worker = worker.map(str::to_owned);
+    let key = &key.step_key();
     match step.state {
-        StepState::Watching { .. } => return watch::checked(turn, &key.step, outcome),
-        StepState::WaitingFor { .. } => return wait_for::polled(turn, &key.step, outcome),
+        StepState::Watching { .. } => return watch::checked(turn, key, outcome),
+        StepState::WaitingFor { .. } => return wait_for::polled(turn, key, outcome),
         _ => (),
     }
     match outcome {
         Outcome::Succeeded { output } => {
-            step.reported = output.clone();
-            repeat::succeeded(turn, &key.step, output);
+            step.reported.set(output.clone());
+            repeat::succeeded(turn, key);
         }
         Outcome::Failed { error, output } => {
             if !output.is_null() {
-                step.reported = output.clone();
+                step.reported.set(output.clone());
             }
             step.error = Some(error.clone());
-            failed(turn, &key.step, error.clone());
+            failed(turn, key, error.clone());
         }
     }
 }
 
-fn failed(turn: &mut Turn<'_>, key: &str, error: RunError) {
+/// An attempt or child of the step failed: it is tried again, or the step fails.
+pub(in crate::conductor) fn failed(turn: &mut Turn<'_>, key: &str, error: RunError) {
     if begins_again_by_itself(turn, key, &error) {
         if let Some(step) = turn.run.step_mut(key) {
             step.lost += 1;
         }
         turn.note("lost", Some(key), Some(format!("{error}; its action is idempotent, so it begins again")));
-        if !turn.run.paused {
+        if !turn.starts_nothing() {
             return again(turn, key);
         }
         // When the run is resumed.
@@ -161,7 +209,13 @@ fn begins_again_by_itself(turn: &Turn<'_>, key: &str, error: &RunError) -> bool 
     let Some(step) = turn.run.step(key) else { return false };
     let action = turn.call_of(key).and_then(|call| turn.world.definitions.actions.get(&call.run));
     let idempotent = action.is_some_and(|action| action.idempotent);
-    error.kind == ErrorKind::Lost && idempotent && step.lost < MAX_LOST && !turn.is_ending()
+    error.kind == ErrorKind::Lost && idempotent && step.lost < MAX_LOST && !may_not_go_on(turn, key)
+}
+
+/// The run, or a group around the step, is being ended, or the step itself: nothing begins again. Undos are of no group.
+pub(super) fn may_not_go_on(turn: &Turn<'_>, key: &str) -> bool {
+    let is_stopped = turn.run.step(key).is_some_and(|step| step.stopped);
+    is_stopped || turn.is_ending() || (!key.ends_with(UNDO_SUFFIX) && group::is_broken_around(turn, key))
 }
 
 /// When and as which attempt a failed step is tried again.
@@ -175,7 +229,11 @@ fn retries_at(turn: &Turn<'_>, key: &str, error: &RunError) -> Option<(u32, crat
         ErrorKind::Rejected | ErrorKind::Cancelled | ErrorKind::Limit => false,
     };
     let counted = step.attempts.saturating_sub(step.lost + step.repeats);
-    if !covered || turn.is_ending() || counted >= retry.attempts || !wanted(turn, definition, step, error) {
+    if !covered
+        || may_not_go_on(turn, key)
+        || counted >= retry.attempts
+        || !wanted(turn, key, definition, step, error)
+    {
         return None;
     }
     let number = counted + 1;
@@ -188,10 +246,16 @@ fn retries_at(turn: &Turn<'_>, key: &str, error: &RunError) -> Option<(u32, crat
 }
 
 /// Whether `retry.when` wants another attempt; an error in it means no.
-fn wanted(turn: &Turn<'_>, definition: &Definition, step: &crate::model::Step, error: &RunError) -> bool {
+fn wanted(
+    turn: &Turn<'_>,
+    key: &str,
+    definition: &Definition,
+    step: &crate::model::Step,
+    error: &RunError,
+) -> bool {
     let Some(when) = &definition.retry_when else { return true };
     let error = serde_json::to_value(error).unwrap_or(Value::Null);
-    let scope = turn.scope().with("error", error).with("output", step.reported.clone());
+    let scope = turn.scope_for(key).with("error", error).with("output", step.reported.shared());
     turn.world.definitions.expr.condition(when, &scope).unwrap_or(false)
 }
 

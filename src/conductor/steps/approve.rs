@@ -6,7 +6,7 @@ use crate::conductor::advance::{Turn, broken};
 use crate::conductor::effect::Effect;
 use crate::conductor::undo;
 use crate::definitions::tree::Tree;
-use crate::definitions::workflow::{Approve, Step as Definition};
+use crate::definitions::workflow::{Approve, Kind, Step as Definition};
 use crate::expr::Scope;
 use crate::model::approval::Question;
 use crate::model::step::StepState;
@@ -19,7 +19,13 @@ const DEFAULT_TIMEOUT: Span = Span::days(7);
 pub(in crate::conductor) fn start(turn: &mut Turn<'_>, definition: &Definition, approve: &Approve) {
     match question(turn, definition, approve) {
         Ok(question) => {
-            turn.set(&definition.id, StepState::Approving { expires_at: question.expires_at });
+            turn.set(
+                &definition.id,
+                StepState::Approving {
+                    expires_at: question.expires_at,
+                    remind: approve.remind.map(|span| turn.world.now.plus(span)),
+                },
+            );
             turn.effects.push(Effect::Ask { question });
         }
         Err(error) => turn.fail(&definition.id, StepStatus::Failed, error),
@@ -27,7 +33,7 @@ pub(in crate::conductor) fn start(turn: &mut Turn<'_>, definition: &Definition, 
 }
 
 fn question(turn: &Turn<'_>, definition: &Definition, approve: &Approve) -> Result<Question, RunError> {
-    let (expr, scope) = (&turn.world.definitions.expr, turn.scope());
+    let (expr, scope) = (&turn.world.definitions.expr, turn.scope_for(&definition.id));
     let render = |key: &str, tree: &Tree| {
         plain(tree, expr, &scope).map_err(|failure| broken(definition, key, &failure))
     };
@@ -123,7 +129,26 @@ pub(in crate::conductor) fn rejected(turn: &mut Turn<'_>, key: &str, by: &str, c
     turn.refuse(key, RunError::new(ErrorKind::Rejected, format!("rejected by {by}{why}")));
 }
 
-pub(in crate::conductor) fn expired(turn: &mut Turn<'_>, key: &str) {
+/// Time passed: those who have not answered are asked again, or it is too late.
+pub(in crate::conductor) fn tick(turn: &mut Turn<'_>, key: &str) {
+    let Some(StepState::Approving { expires_at, .. }) = turn.run.step(key).map(|step| step.state.clone())
+    else {
+        return;
+    };
+    let now = turn.world.now;
+    if expires_at <= now {
+        return expired(turn, key);
+    }
+    let every = match turn.definition(key).map(|definition| &definition.kind) {
+        Some(Kind::Approve(approve)) => approve.remind,
+        _ => None,
+    };
+    turn.set(key, StepState::Approving { expires_at, remind: every.map(|span| now.plus(span)) });
+    turn.note("reminded", Some(key), None);
+    turn.effects.push(Effect::Remind { step: key.to_owned() });
+}
+
+fn expired(turn: &mut Turn<'_>, key: &str) {
     turn.effects.push(Effect::Withdraw { step: key.to_owned(), expired: true });
     let error = RunError::new(ErrorKind::TimedOut, "nobody decided in time");
     turn.fail(key, StepStatus::TimedOut, error);

@@ -1,5 +1,7 @@
 //! `run` of a workflow: a child run works for the step.
 
+use std::sync::Arc;
+
 use crate::conductor::MAX_DEPTH;
 use crate::conductor::advance::Turn;
 use crate::conductor::effect::Effect;
@@ -7,7 +9,7 @@ use crate::conductor::ending::status_of;
 use crate::definitions::workflow::Call;
 use crate::definitions::{fields, tree};
 use crate::model::step::StepState;
-use crate::model::{ErrorKind, RunError, RunId, RunStatus, StepStatus, Value};
+use crate::model::{ErrorKind, Kept, RunError, RunId, RunStatus, StepStatus, Value};
 
 /// Asks for the child.
 pub(in crate::conductor) fn start(turn: &mut Turn<'_>, key: &str, call: &Call) -> Result<(), RunError> {
@@ -34,7 +36,8 @@ pub(in crate::conductor) fn start(turn: &mut Turn<'_>, key: &str, call: &Call) -
         step: key.to_owned(),
         visit,
         workflow: call.run.clone(),
-        input: input.masked(),
+        input: Kept::new(input.masked()),
+        outer: None,
     });
     Ok(())
 }
@@ -63,7 +66,7 @@ pub(in crate::conductor) fn ended(
     key: &str,
     child: RunId,
     status: RunStatus,
-    output: &Value,
+    output: &Arc<Value>,
     error: Option<&RunError>,
 ) {
     let Some(step) = turn.run.step_mut(key) else { return };
@@ -77,12 +80,19 @@ pub(in crate::conductor) fn ended(
     step.child = Some(child);
     let error = || error.cloned().unwrap_or_else(|| RunError::failed(format!("run {child} ended {status}")));
     match status {
-        RunStatus::Succeeded => turn.succeed(key, output.clone()),
+        RunStatus::Succeeded => {
+            step.reported.set(output.clone());
+            super::repeat::succeeded(turn, key);
+        }
         RunStatus::Rejected => turn.refuse(key, error()),
         RunStatus::Cancelled | RunStatus::Superseded => {
             let error = RunError::new(ErrorKind::Cancelled, format!("run {child} ended {status}"));
             turn.fail(key, status_of(ErrorKind::Cancelled), error);
         }
-        _ => turn.fail(key, status_of(ErrorKind::Failed), error()),
+        _ => {
+            let error = RunError { kind: ErrorKind::Failed, ..error() };
+            step.error = Some(error.clone());
+            super::action::failed(turn, key, error);
+        }
     }
 }

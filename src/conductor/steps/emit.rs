@@ -4,26 +4,29 @@ use crate::conductor::advance::{Turn, broken};
 use crate::conductor::effect::Effect;
 use crate::definitions::tree::Tree;
 use crate::definitions::workflow::Step as Definition;
-use crate::model::{StepStatus, Value};
+use crate::model::{StepKey, StepStatus, Value};
 
 use super::plain_map;
 
 pub(in crate::conductor) fn start(
     turn: &mut Turn<'_>,
     definition: &Definition,
+    key: &str,
     trigger: &str,
     with: &[(String, Tree)],
 ) {
-    match plain_map(with, &turn.world.definitions.expr, &turn.scope()) {
+    match plain_map(with, &turn.world.definitions.expr, &turn.scope_for(key)) {
         Ok(payload) => {
-            let visit = turn.run.step(&definition.id).map_or(1, |step| step.visit);
-            let dedup = format!("{}/{}/{visit}", turn.run.id, definition.id);
+            let of_step = StepKey::parse(key);
+            let visit = turn.run.steps.get(of_step.id).map_or(1, |step| step.visit);
+            let item = of_step.item.map(|item| format!("/{item}")).unwrap_or_default();
+            let dedup = format!("{}/{}/{visit}{item}", turn.run.id, definition.id);
             turn.effects.push(Effect::Emit { trigger: trigger.to_owned(), payload, dedup });
-            turn.succeed(&definition.id, Value::Null);
+            turn.succeed(key, Value::Null);
         }
         Err(failure) => {
             let error = broken(definition, "with", &failure);
-            turn.fail(&definition.id, StepStatus::Failed, error);
+            turn.fail(key, StepStatus::Failed, error);
         }
     }
 }

@@ -4,16 +4,17 @@ use crate::conductor::advance::{Turn, broken};
 use crate::definitions::workflow::{Kind, Repeat, Step as Definition};
 use crate::model::run::UNDO_SUFFIX;
 use crate::model::step::StepState;
-use crate::model::{ErrorKind, RunError, StepStatus, Timestamp, Value};
+use crate::model::{ErrorKind, RunError, StepStatus, Timestamp};
 
 use super::action::DEFAULT_TIMEOUT;
 
 /// An attempt succeeded: the step did, unless it is to be repeated.
-pub(in crate::conductor) fn succeeded(turn: &mut Turn<'_>, key: &str, output: &Value) {
-    let Some((definition, repeat)) = repeat_of(turn, key) else { return turn.succeed(key, output.clone()) };
-    let scope = turn.scope().with("output", output.clone());
+pub(in crate::conductor) fn succeeded(turn: &mut Turn<'_>, key: &str) {
+    let output = turn.run.step(key).map(|step| step.reported.shared()).unwrap_or_default();
+    let Some((definition, repeat)) = repeat_of(turn, key) else { return turn.succeed(key, output) };
+    let scope = turn.scope_for(key).with("output", std::sync::Arc::clone(&output));
     match turn.world.definitions.expr.condition(&repeat.until, &scope) {
-        Ok(true) => turn.succeed(key, output.clone()),
+        Ok(true) => turn.succeed(key, output),
         Ok(false) => once_more(turn, key, repeat),
         Err(failure) => {
             let error = broken(definition, "until", &failure);
@@ -23,7 +24,7 @@ pub(in crate::conductor) fn succeeded(turn: &mut Turn<'_>, key: &str, output: &V
 }
 
 fn once_more(turn: &mut Turn<'_>, key: &str, repeat: &Repeat) {
-    if turn.is_ending() {
+    if super::action::may_not_go_on(turn, key) {
         return turn.end(key, StepStatus::Cancelled);
     }
     let next = turn.world.now.plus(repeat.every);

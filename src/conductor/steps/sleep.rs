@@ -9,7 +9,7 @@ use crate::model::{RunError, Span, StepStatus, Timestamp, Value};
 use super::plain;
 
 pub(in crate::conductor) fn start(turn: &mut Turn<'_>, definition: &Definition, until: &Tree) {
-    let rendered = plain(until, &turn.world.definitions.expr, &turn.scope())
+    let rendered = plain(until, &turn.world.definitions.expr, &turn.scope_for(&definition.id))
         .map_err(|failure| broken(definition, "sleep", &failure))
         .and_then(|value| {
             moment(&value, turn.world.now).map_err(|why| RunError::failed(why).at(&definition.place))

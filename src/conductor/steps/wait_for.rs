@@ -34,7 +34,7 @@ pub(in crate::conductor) fn tick(turn: &mut Turn<'_>, key: &str) {
     if expires_at <= now {
         return expired(turn, key);
     }
-    if polling.is_none() && !turn.run.paused && poll.is_some_and(|at| at <= now) {
+    if polling.is_none() && !turn.starts_nothing() && poll.is_some_and(|at| at <= now) {
         begin_poll(turn, key);
     }
 }
@@ -65,7 +65,7 @@ pub(in crate::conductor) fn polled(turn: &mut Turn<'_>, key: &str, outcome: &Out
             return;
         }
     };
-    let scope = turn.scope().with("output", output.clone());
+    let scope = turn.scope_for(key).with("output", output.clone());
     match turn.world.definitions.expr.condition(&poll.until, &scope) {
         Ok(true) => turn.succeed(key, json!({"by": "poll", "output": output})),
         Ok(false) => (),
@@ -113,7 +113,7 @@ pub(in crate::conductor) fn event_came(turn: &mut Turn<'_>, event: &Event) {
         if !waits || event.received_at < turn.run.created_at {
             continue;
         }
-        match meets(turn, &wait.event, event) {
+        match meets(turn, &definition.id, &wait.event, event) {
             Ok(false) => (),
             Ok(true) => {
                 turn.run.taken.push(event.id);
@@ -137,12 +137,17 @@ fn expired(turn: &mut Turn<'_>, key: &str) {
 }
 
 /// Whether the event is of the pattern's trigger and its `when` says yes.
-pub(super) fn meets(turn: &Turn<'_>, pattern: &EventPattern, event: &Event) -> Result<bool, Failure> {
+pub(super) fn meets(
+    turn: &Turn<'_>,
+    key: &str,
+    pattern: &EventPattern,
+    event: &Event,
+) -> Result<bool, Failure> {
     if pattern.trigger != event.trigger {
         return Ok(false);
     }
     let Some(when) = &pattern.when else { return Ok(true) };
-    let scope = turn.scope().with("event", std::sync::Arc::clone(&event.payload));
+    let scope = turn.scope_for(key).with("event", std::sync::Arc::clone(&event.payload));
     turn.world.definitions.expr.condition(when, &scope)
 }
 

@@ -12,7 +12,7 @@ use crate::conductor::effect::Effect;
 use super::{action, plain, wait_for};
 
 pub(in crate::conductor) fn start(turn: &mut Turn<'_>, definition: &Definition, watch: &Watch) {
-    let span = plain(&watch.span, &turn.world.definitions.expr, &turn.scope())
+    let span = plain(&watch.span, &turn.world.definitions.expr, &turn.scope_for(&definition.id))
         .map_err(|failure| broken(definition, "for", &failure))
         .and_then(|value| {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -41,7 +41,7 @@ pub(in crate::conductor) fn tick(turn: &mut Turn<'_>, key: &str) {
     let now = turn.world.now;
     let due = check.filter(|at| *at <= now && *at <= until);
     match (due, check_of(turn, key)) {
-        (_, Some(_)) if turn.run.paused => (), // Not without its check, and that not while the run is paused.
+        (_, Some(_)) if turn.starts_nothing() => (), // Not without its check, and that not while the run is paused.
         (Some(_), Some(check)) => begin_check(turn, key, check),
         (_, _) if now >= until => {
             turn.succeed(key, json!({"by": "time", "checks": checks, "unhealthy": unhealthy}))
@@ -70,7 +70,7 @@ pub(in crate::conductor) fn checked(turn: &mut Turn<'_>, key: &str, outcome: &Ou
         update(turn, key, |at, checking, _, _| (*at, *checking) = (Some(now), None));
         return tick(turn, key);
     }
-    let verdict = health(turn, check, outcome);
+    let verdict = health(turn, key, check, outcome);
     let next = turn.world.now.plus(check.every);
     update(turn, key, |at, checking, checks, unhealthy| {
         *at = Some(next);
@@ -94,12 +94,12 @@ pub(in crate::conductor) fn checked(turn: &mut Turn<'_>, key: &str, outcome: &Ou
 }
 
 /// An outcome is healthy when the action succeeded and `healthy` says so of its output.
-fn health(turn: &Turn<'_>, check: &WatchCheck, outcome: &Outcome) -> Result<(), String> {
+fn health(turn: &Turn<'_>, key: &str, check: &WatchCheck, outcome: &Outcome) -> Result<(), String> {
     let output = match outcome {
         Outcome::Succeeded { output } => output,
         Outcome::Failed { error, .. } => return Err(error.to_string()),
     };
-    let scope = turn.scope().with("output", output.clone());
+    let scope = turn.scope_for(key).with("output", output.clone());
     match turn.world.definitions.expr.condition(&check.healthy, &scope) {
         Ok(true) => Ok(()),
         Ok(false) => Err(format!("`{}` was false of {output}", check.healthy.source().trim())),
@@ -109,21 +109,22 @@ fn health(turn: &Turn<'_>, check: &WatchCheck, outcome: &Outcome) -> Result<(), 
 
 pub(in crate::conductor) fn event_came(turn: &mut Turn<'_>, event: &Event) {
     let workflow = turn.world.workflow;
-    for definition in &workflow.steps {
+    for definition in workflow.steps.iter().chain(&workflow.on_failure).chain(&workflow.finally) {
         let Kind::Watch(watch) = &definition.kind else { continue };
         let Some(step) = turn.run.step(&definition.id) else { continue };
         let StepState::Watching { checking, .. } = step.state else { continue };
         let visit = step.visit;
-        if event.received_at < since(turn, watch, step.started_at) {
+        // One that let the run go on to this watch is not what may end it.
+        let led_here = Some(event.received_at) == step.started_at && turn.run.taken.contains(&event.id);
+        if event.received_at < since(turn, watch, step.started_at) || led_here {
             continue;
         }
         for pattern in &watch.abort_on {
-            match wait_for::meets(turn, pattern, event) {
+            match wait_for::meets(turn, &definition.id, pattern, event) {
                 Ok(false) => (),
                 Ok(true) => {
                     if let Some(number) = checking {
-                        let step = definition.id.clone();
-                        let key = AttemptKey { run: turn.run.id, step, visit, item: None, number };
+                        let key = AttemptKey::of(turn.run.id, &definition.id, visit, number);
                         turn.effects.push(Effect::CancelAttempt { key });
                     }
                     let message = format!("{} came: event {}", event.trigger, event.id);

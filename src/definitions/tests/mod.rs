@@ -2,10 +2,14 @@
 
 mod accept;
 mod expressions;
+mod groups;
+mod loops;
 mod names;
 mod site;
 mod steps;
 mod tests_of_definitions;
+mod windows;
+mod workers;
 mod yaml;
 
 use super::{Definitions, Files, Mistake};

@@ -26,12 +26,9 @@ fn keys_that_are_not_built_yet_are_refused() {
     4:1 `read` is not built yet in this version
     5:1 `notify` is not built yet in this version
     "##);
-    insta::assert_snapshot!(in_workflow("concurrency: {key: a}\nnotify: {}\nsteps:\n  - id: a\n    run: core.noop\n    for_each: \"1..3\"\n    lock: x\n    worker: {pool: a}\n  - id: g\n    parallel:\n      - id: b\n        run: core.noop\n"), @r##"
-    1:1 `concurrency` is not built yet in this version
-    2:1 `notify` is not built yet in this version
-    6:5 `for_each` is not built yet in this version
-    8:5 `worker` is not built yet in this version
-    10:5 `parallel` is not built yet in this version
+    insta::assert_snapshot!(in_workflow("notify: {}\nsteps:\n  - id: a\n    run: core.noop\n    notify: {}\n"), @r##"
+    1:1 `notify` is not built yet in this version
+    5:5 `notify` is not built yet in this version
     "##);
     insta::assert_snapshot!(mistakes(&[
         ("packs/a/actions/x.yaml", "runner: ssh\nssh: {host: a}\n"),
@@ -41,7 +38,8 @@ fn keys_that_are_not_built_yet_are_refused() {
     1:1 `notify` is not built yet in this version
     3:15 hosts from `consul` are not built yet in this version
         name the hosts in a list
-    3:27 `window` is not built yet in this version
+    3:35 there is no window `office`
+        in siskin.yaml: windows: {office: {open: ["* 9-16 * * mon-fri"]}}
     1:9 the runner `ssh` is not built yet in this version
     2:1 `ssh` is not built yet in this version
     1:7 sources of the kind `amqp` are not built yet in this version
@@ -220,12 +218,12 @@ fn apps_are_checked_to_the_last_key() {
 #[test]
 fn a_step_does_one_thing_with_the_keys_that_belong_to_it() {
     insta::assert_snapshot!(in_steps("  - id: a\n  - id: b\n    run: core.noop\n    shell: x\n  - id: c\n    sleep: 5m\n    retry: {attempts: 2}\n    with: {}\n    timeout: 1m\n    undo: {run: core.noop}\n  - run: core.noop\n  - id: Bad-Id\n    run: core.noop\n  - id: c\n    run: core.noop\n    env: {A: b}\n"), @r##"
-    3:5 this step does nothing: it needs one of run, shell, approve, watch, wait_for, sleep, emit
+    3:5 this step does nothing: it needs one of run, shell, approve, watch, wait_for, sleep, emit, steps, parallel
     6:5 a step does one thing: `run` and `shell` are two
         make two steps of it
-    9:5 `retry` belongs to `run` and `shell`, not to `sleep`
+    9:5 `retry` belongs to `run`, `shell`, `steps` and `parallel`, not to `sleep`
     10:5 `with` belongs to `run` and `emit`, not to `sleep`
-    11:5 `timeout` belongs to `run`, `shell`, `approve` and `wait_for`, not to `sleep`
+    11:5 `timeout` belongs to `run`, `shell`, `approve`, `wait_for`, `steps` and `parallel`, not to `sleep`
     12:5 `undo` belongs to `run` and `shell`, not to `sleep`
     13:5 a step needs `id`
     14:9 `Bad-Id` is no name of a step: small letters, digits and `_`, a letter first
@@ -260,7 +258,6 @@ fn the_parts_of_a_step_are_checked() {
     4:14 `approve` needs `ask`
     4:19 `of` names nobody who could answer
     4:30 `count` must be a whole number from 1, not `0`
-    4:33 `remind` is not built yet in this version
     4:57 there is no type `nope`
         known are any, array, boolean, duration, file, integer, number, object, string
     6:12 `watch` needs `for`
@@ -280,8 +277,6 @@ fn the_parts_of_a_step_are_checked() {
         did you mean `github.push`?
     17:5 a step that runs a workflow has no timeout of its own
         say `timeout` in that workflow
-    18:12 `retry` of a whole workflow is not built yet in this version
-        retry the steps of that workflow instead
     "##);
 }
 

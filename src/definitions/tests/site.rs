@@ -17,6 +17,9 @@ public_url: https://siskin.example
 users:
   alice: {roles: [admin, release-managers], links: {github: octocat}}
   bob: {}
+windows:
+  office: {open: ["* 9-16 * * mon-fri"], closed: [2026-12-24, "2026-12-31..2027-01-02"], time_zone: Asia/Tokyo}
+  always: {open: "* * * * *"}
 "#;
 
 const HTTP_ACTION: &str = r#"
@@ -47,6 +50,7 @@ const SHIP: &str = r#"
 description: Everything that a workflow can be made of.
 input: {commit: string, bake: {type: duration, default: 15m}, author: {type: string, optional: true}}
 timeout: 2d
+concurrency: {key: "ship/{{ input.commit }}", limit: 1, on_limit: newest}
 steps:
   - id: build
     run: ci.build
@@ -87,7 +91,9 @@ steps:
       distinct_from: [starter, "{{ input.author | default('nobody') }}"]
       show: {deb: "{{ steps.child.output.deb }}", all: "{{ steps.bake.output }}"}
       fields: {reason: string}
+      remind: 4h
       timeout: 24h
+    window: office
   - id: answer
     needs: [ask]
     wait_for: {trigger: github.pull, when: "event.number == 3", timeout: 1h, on_timeout: continue}
@@ -102,6 +108,32 @@ steps:
     needs: [build]
     start_on: failure
     run: core.noop
+  - id: test
+    needs: [build]
+    for_each: {os: [linux, bsd], commit: ["{{ input.commit }}"]}
+    as: target
+    concurrency: 2
+    max_failures: 10%
+    fail_fast: true
+    retry: {attempts: 2, when: 'target.os == "bsd"'}
+    timeout: 10m
+    lock: "test/{{ input.commit }}"
+    parallel:
+      - id: unit
+        shell: make check
+        env: {OS: "{{ target.os }}"}
+        worker: {pool: "{{ target.os }}", labels: {os: "{{ target.os }}"}}
+      - id: slow
+        read: {skip: "skip/{{ input.commit }}"}
+        when: skip == ()
+        run: core.echo
+        with: {value: "{{ skip }} {{ index }}"}
+        until: output.value != ()
+        every: 1m
+      - id: after
+        needs: [unit]
+        shell: make report
+        worker: {same_as: unit}
 on_failure:
   - id: cry
     run: core.echo
@@ -136,6 +168,7 @@ environments:
   canary-1:
     hosts: [one.example, {name: two, ssh: {host: 10.0.0.2, port: 2222, user: deploy, key: deploy_key}}, {name: three, root: ./hosts/three}]
     suite: canary
+    window: office
     batch: 25%
     max_unavailable: 1
     approvers: boss
@@ -177,6 +210,18 @@ fn whole_site() -> Vec<(&'static str, &'static str)> {
         ("README.md", "not a definition"),
         ("rules/notes.txt", "neither"),
     ]
+}
+
+#[test]
+fn what_is_kept_how_long_is_said_by_the_site_and_never_too_short() {
+    let (definitions, found) = read(&[("siskin.yaml", "retention: {events: 7d, logs: 2h}\n")]);
+    assert!(found.is_empty(), "{found:?}");
+    let kept = definitions.site.retention;
+    assert_eq!((kept.events, kept.logs), (Span::days(7), Span::minutes(120)));
+    assert_eq!((kept.runs, kept.audit), (Span::days(90), Span::days(400)));
+    let said = mistakes(&[("siskin.yaml", "retention: {runs: 10m, log: 3d}\n")]);
+    assert!(said.contains("`runs` of `retention` is at least 1h, not 10m"), "{said}");
+    assert!(said.contains("did you mean `logs`?"), "{said}");
 }
 
 #[test]
@@ -387,7 +432,6 @@ fn the_site_and_its_packs_are_held_against_each_other() {
     4:9 the configuration of `need`: `must` is missing
     4:18 `number` must be a whole number, not `many` (text)
     5:9 the pack `core` takes no configuration
-    6:1 `windows` is not built yet in this version
     7:13 `public_url` must begin with http:// or https://, not `example.org`
     9:7 `role` is no key of a user
         did you mean `roles`?
@@ -498,4 +542,21 @@ const WORDS: &[&str] = &[
     ">2\n",
     "# x",
     "\u{feff}",
+    "\n  - id: ",
+    "parallel: ",
+    "for_each: ",
+    "as: ",
+    "max_failures: ",
+    "concurrency: ",
+    "worker: ",
+    "same_as: ",
+    "read: ",
+    "window: ",
+    "windows: ",
+    "open: ",
+    "closed: ",
+    "2026-12-24",
+    "..",
+    "* * * * *",
+    "time_zone: ",
 ];

@@ -101,8 +101,6 @@ fn what_is_repeated_says_how_often_and_until_when() {
         a step is repeated by both: `until: output.done` and `every: 30s`
     8:5 `every` needs `until`
         a step is repeated by both: `until: output.done` and `every: 30s`
-    12:5 `until` of a whole workflow is not built yet in this version
-        repeat the steps of that workflow instead
     13:12 `every` must be longer than nothing
     16:5 `until` belongs to `run` and `shell`, not to `sleep`
     16:5 `until` needs `every`
@@ -112,4 +110,15 @@ fn what_is_repeated_says_how_often_and_until_when() {
     20:31 there is no `outptu` in `until`
         did you mean `output`?
     "##);
+}
+
+#[test]
+fn two_thousand_steps_are_read_in_a_moment() {
+    let mut text = "steps:\n".to_owned();
+    for number in 0..2_000 {
+        let value =
+            if number == 0 { String::new() } else { format!("{{{{ steps.s{}.output.value }}}}", number / 2) };
+        text += &format!("- {{id: s{number}, run: core.echo, with: {{value: \"{value}\"}}}}\n");
+    }
+    assert_eq!(in_workflow(&text), "");
 }

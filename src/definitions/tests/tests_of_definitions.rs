@@ -209,3 +209,46 @@ fn files_of_tests_have_their_place_and_name() {
         "a name is looked up in the pack of the test"
     );
 }
+
+#[test]
+fn steps_of_groups_are_mocked_answered_and_undone_by_their_own_ids() {
+    let grouped = "steps:
+  - id: g
+    parallel:
+      - {id: a, run: ci.build, with: {commit: x}, undo: {run: ci.restore, with: {deb: x}}}
+  - id: each
+    for_each: [1, 2]
+    steps:
+      - {id: b, run: ci.build, with: {commit: x}, undo: {run: ci.restore, with: {deb: x}}}
+      - {id: ask, approve: {ask: x, of: [managers]}}
+  - {id: c, for_each: [1, 2], run: ci.build, with: {commit: x}}
+";
+    let check = |test: &str| read(&[("workflows/g.yaml", grouped), ("tests/t.yaml", test)]).1;
+    assert_eq!(
+        check(
+            "workflow: g
+mock: {a: {output: {deb: x}}, b: [{output: {deb: x}}, {fail: no}], b/undo: {takes: 1m}, c: [{output: {deb: x}}, {fail: no}]}
+cases:
+  - name: x
+    answers: {ask: {by: alice}}
+    expect: {undone: [b, a], steps: {g: succeeded, a: succeeded, each: {output: [{b: {deb: x}}]}, c: {output: [{deb: x}, ~]}}}
+"
+        ),
+        ""
+    );
+    assert_eq!(
+        check(
+            "workflow: g
+mock: {g: {output: {}}, bb: {output: {}}, b: {output: {dbe: x}}}
+cases: [{name: x, answers: {b: {by: alice}}, expect: {undone: [ask], steps: {b: failed, d: failed}}}]
+"
+        ),
+        "2:8 `g` is a group, which is always played [mock its steps, each by its own `id`]
+2:25 `bb` is neither a step of site.g nor an action [did you mean `b`?]
+2:56 ci.build has no `dbe` [did you mean `deb`?]
+3:29 the step `b` asks nobody
+3:64 site.g has no step `ask` with an undo [did you mean `a`?]
+3:78 `b` stands in the group `each`, which is a run of its own [expect what the group gave: each: {output: ...}]
+3:89 site.g has no step `d` [known are a, c, each, g]"
+    );
+}

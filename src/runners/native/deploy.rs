@@ -2,7 +2,7 @@
 //!
 //! | action | parameters | does, and gives |
 //! | --- | --- | --- |
-//! | `deploy.roll` | `app`, `version`, `environment` | installs the version on all hosts, a batch at a time; `{deployment, changes, hosts}` |
+//! | `deploy.roll` | `app`, `version`, `environment`, `downgrade`, `after` | installs the version on all hosts, a batch at a time; `{deployment, changes, hosts}` |
 //! | `deploy.restore` | `deployment` | gives each host of a deployment what it held before; the same |
 //! | `deploy.check` | `app`, `environment` | runs the environment's health check on its hosts; `{healthy, hosts}` |
 //!
@@ -34,7 +34,9 @@ pub(super) async fn roll(job: Job) -> Result<Done, Failure> {
     let environment = text_parameter(&job.parameters, "environment")?.to_owned();
     let version = text_parameter(&job.parameters, "version")?.to_owned();
     let target = Target::read(&job.apps, &app, &environment)?;
-    let begin = Request::BeginDeployment { app, environment, version: version.clone() };
+    let after = job.parameters.get("after").and_then(Value::as_i64);
+    let allow_downgrade = job.parameters.get("downgrade").and_then(Value::as_bool).unwrap_or(false);
+    let begin = Request::BeginDeployment { app, environment, version: version.clone(), after };
     let (deployment, known) = deployment(job.line.ask(begin).await)?;
     job.line.progress(object([("deployment", Value::from(deployment.id))])).await?;
 
@@ -45,7 +47,7 @@ pub(super) async fn roll(job: Job) -> Result<Done, Failure> {
         version: version.clone(),
         hosts: target.hosts,
         batch: target.batch,
-        allow_downgrade: false,
+        allow_downgrade,
         health: target.check,
         timeout: HOST_TIMEOUT,
         known: records_from(&known),
