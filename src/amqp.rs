@@ -16,16 +16,22 @@ use futures::StreamExt as _;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions,
     BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
 };
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::uri::AMQPUri;
-use lapin::{BasicProperties, ConnectionProperties, ErrorKind, ExchangeKind, PublisherConfirm};
+use lapin::{
+    BasicProperties, ConnectionProperties, ConnectionStatus, ErrorKind, ExchangeKind, PublisherConfirm,
+};
+use tokio::time::Instant;
 
 /// How long connecting may take.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// How long the broker may take to answer anything else.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// How often it is looked whether the connection still is there while an answer is waited for.
+const LOOK_TIME: Duration = Duration::from_millis(200);
 /// Between two signs of life on a quiet connection, in seconds.
 const HEARTBEAT_SECONDS: u16 = 10;
 /// The largest message that is sent or read.
@@ -54,6 +60,8 @@ pub enum AmqpError {
     Gone(String),
     #[error("the broker did not answer within {} seconds", ANSWER_TIME.as_secs())]
     Silent,
+    #[error("the queue `{0}` does not answer")]
+    Deaf(String),
     #[error("nobody reads the queue `{0}`")]
     NoQueue(String),
     #[error("the message has {0} bytes, more than the {MESSAGE_BYTES} that one may have")]
@@ -164,15 +172,16 @@ impl Connection {
     /// # Errors
     /// The connection is gone.
     pub async fn channel(&self) -> Result<Channel, AmqpError> {
-        let inner = in_time(self.inner.create_channel()).await?;
-        in_time(inner.confirm_select(ConfirmSelectOptions::default())).await?;
-        Ok(Channel { inner, address: self.address.clone() })
+        let state = self.inner.status().clone();
+        let inner = in_time(&state, self.inner.create_channel()).await?;
+        in_time(&state, inner.confirm_select(ConfirmSelectOptions::default())).await?;
+        Ok(Channel { inner, state, address: self.address.clone() })
     }
 
     /// Says goodbye to the broker.
     pub async fn close(&self) {
         // A connection that is gone already needs no goodbye.
-        drop(in_time(self.inner.close(200, "done".into())).await);
+        drop(in_time(self.inner.status(), self.inner.close(200, "done".into())).await);
     }
 }
 
@@ -180,6 +189,7 @@ impl Connection {
 #[derive(Clone)]
 pub struct Channel {
     inner: lapin::Channel,
+    state: ConnectionStatus,
     address: Address,
 }
 
@@ -223,6 +233,15 @@ impl Channel {
         }
     }
 
+    /// Takes a queue away with all that is in it; its consumers end. One that is not there is fine too.
+    ///
+    /// # Errors
+    /// `Deaf`, or the connection is gone.
+    pub async fn delete(&self, queue: &str) -> Result<(), AmqpError> {
+        let deleted = self.inner.queue_delete(queue.into(), QueueDeleteOptions::default());
+        in_time(&self.state, deleted).await.map(drop).map_err(|error| deaf(queue, error))
+    }
+
     /// Makes an exchange whose messages go to every queue that is bound to it.
     ///
     /// # Errors
@@ -230,7 +249,11 @@ impl Channel {
     pub async fn declare_for_all(&self, exchange: &str) -> Result<(), AmqpError> {
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         let kind = ExchangeKind::Fanout;
-        in_time(self.inner.exchange_declare(exchange.into(), kind, options, FieldTable::default())).await
+        in_time(
+            &self.state,
+            self.inner.exchange_declare(exchange.into(), kind, options, FieldTable::default()),
+        )
+        .await
     }
 
     /// Has `queue` get what is sent to all of `exchange`.
@@ -240,19 +263,23 @@ impl Channel {
     pub async fn bind(&self, queue: Queue<'_>, exchange: &str) -> Result<(), AmqpError> {
         let (queue, exchange) = (queue.name().into(), exchange.into());
         let options = QueueBindOptions::default();
-        in_time(self.inner.queue_bind(queue, exchange, "".into(), options, FieldTable::default())).await
+        in_time(
+            &self.state,
+            self.inner.queue_bind(queue, exchange, "".into(), options, FieldTable::default()),
+        )
+        .await
     }
 
     /// Reads a queue, with at most `at_once` deliveries under way. `tag` names the consumer on this channel.
     ///
     /// # Errors
-    /// `Refused`, or the connection is gone.
+    /// `Refused`, `Deaf`, or the connection is gone.
     pub async fn consume(&self, queue: Queue<'_>, tag: &str, at_once: u16) -> Result<Consumer, AmqpError> {
-        in_time(self.inner.basic_qos(at_once, BasicQosOptions::default())).await?;
+        in_time(&self.state, self.inner.basic_qos(at_once, BasicQosOptions::default())).await?;
         let (name, options) = (queue.name().into(), BasicConsumeOptions::default());
-        let inner =
-            in_time(self.inner.basic_consume(name, tag.into(), options, FieldTable::default())).await?;
-        Ok(Consumer { inner, queue: queue.name().to_owned(), _channel: self.clone() })
+        let consuming = self.inner.basic_consume(name, tag.into(), options, FieldTable::default());
+        let inner = in_time(&self.state, consuming).await.map_err(|error| deaf(queue.name(), error))?;
+        Ok(Consumer { inner, queue: queue.name().to_owned(), channel: self.clone() })
     }
 
     /// Has the broker deliver no more to the consumer `tag`. What is on its way still comes; then the consumer ends.
@@ -260,7 +287,7 @@ impl Channel {
     /// # Errors
     /// The connection is gone.
     pub async fn stop_consuming(&self, tag: &str) -> Result<(), AmqpError> {
-        in_time(self.inner.basic_cancel(tag.into(), BasicCancelOptions::default())).await
+        in_time(&self.state, self.inner.basic_cancel(tag.into(), BasicCancelOptions::default())).await
     }
 
     /// Hands a message to the connection. Messages of one channel arrive in the order in which they were handed over.
@@ -285,7 +312,8 @@ impl Channel {
             .with_headers(headers);
         let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
         let sent = self.inner.basic_publish(exchange.into(), key.into(), options, body, properties);
-        Ok(Confirm { inner: in_time(sent).await?, to: key.to_owned() })
+        let inner = in_time(&self.state, sent).await?;
+        Ok(Confirm { inner, state: self.state.clone(), to: key.to_owned() })
     }
 
     /// Puts what nobody can read where people find it, with the reason, and takes it out of its own queue.
@@ -307,6 +335,7 @@ impl Channel {
 #[derive(Debug)]
 pub struct Confirm {
     inner: PublisherConfirm,
+    state: ConnectionStatus,
     to: String,
 }
 
@@ -314,9 +343,9 @@ impl Confirm {
     /// Returns once the broker has it.
     ///
     /// # Errors
-    /// `NoQueue`, `Silent`, or the connection is gone.
+    /// `NoQueue`, `Deaf`, or the connection is gone.
     pub async fn wait(self) -> Result<(), AmqpError> {
-        let confirmation = in_time(self.inner).await?;
+        let confirmation = in_time(&self.state, self.inner).await.map_err(|error| deaf(&self.to, error))?;
         if !confirmation.is_ack() {
             return Err(AmqpError::Gone("the broker could not keep a message".to_owned()));
         }
@@ -332,7 +361,7 @@ pub struct Consumer {
     inner: lapin::Consumer,
     queue: String,
     /// Closed when nobody holds it.
-    _channel: Channel,
+    channel: Channel,
 }
 
 impl fmt::Debug for Consumer {
@@ -348,7 +377,10 @@ impl Consumer {
     /// The connection is gone.
     pub async fn next(&mut self) -> Result<Option<Delivery>, AmqpError> {
         match self.inner.next().await {
-            Some(Ok(inner)) => Ok(Some(Delivery { inner: Box::new(inner), queue: self.queue.clone() })),
+            Some(Ok(inner)) => {
+                let (queue, state) = (self.queue.clone(), self.channel.state.clone());
+                Ok(Some(Delivery { inner: Box::new(inner), state, queue }))
+            }
             Some(Err(error)) => Err(AmqpError::gone(&error)),
             None => Ok(None),
         }
@@ -358,6 +390,7 @@ impl Consumer {
 /// A message that was delivered. It comes again, here or elsewhere, until it is acknowledged.
 pub struct Delivery {
     inner: Box<lapin::message::Delivery>,
+    state: ConnectionStatus,
     queue: String,
 }
 
@@ -386,7 +419,7 @@ impl Delivery {
     /// # Errors
     /// The connection is gone.
     pub async fn acknowledge(self) -> Result<(), AmqpError> {
-        in_time(self.inner.acker.ack(BasicAckOptions::default())).await.map(drop)
+        in_time(&self.state, self.inner.acker.ack(BasicAckOptions::default())).await.map(drop)
     }
 
     /// Somebody else may have it.
@@ -395,14 +428,35 @@ impl Delivery {
     /// The connection is gone.
     pub async fn give_back(self) -> Result<(), AmqpError> {
         let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-        in_time(self.inner.acker.nack(options)).await.map(drop)
+        in_time(&self.state, self.inner.acker.nack(options)).await.map(drop)
     }
 }
 
-async fn in_time<T>(answer: impl Future<Output = lapin::Result<T>>) -> Result<T, AmqpError> {
-    match tokio::time::timeout(ANSWER_TIME, answer).await {
-        Ok(answer) => answer.map_err(|error| AmqpError::gone(&error)),
-        Err(_) => Err(AmqpError::Silent),
+/// Waits for an answer as long as the connection lives: what is asked while it breaks may never be answered.
+async fn in_time<T>(
+    state: &ConnectionStatus,
+    answer: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, AmqpError> {
+    let until = Instant::now() + ANSWER_TIME;
+    tokio::pin!(answer);
+    loop {
+        if let Ok(answer) = tokio::time::timeout(LOOK_TIME, &mut answer).await {
+            return answer.map_err(|error| AmqpError::gone(&error));
+        }
+        if state.errored() || state.closed() {
+            return Err(AmqpError::Gone("it broke".to_owned()));
+        }
+        if Instant::now() >= until {
+            return Err(AmqpError::Silent);
+        }
+    }
+}
+
+/// Says which queue is silent.
+fn deaf(queue: &str, error: AmqpError) -> AmqpError {
+    match error {
+        AmqpError::Silent => AmqpError::Deaf(queue.to_owned()),
+        other => other,
     }
 }
 

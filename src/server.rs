@@ -47,6 +47,9 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(5);
 /// Who holds this lease stores the definitions of its folder; the others follow.
 const DEFINITIONS: &str = "definitions";
 
+/// How often, and how long each time, a lock is waited for whose process is gone.
+const LOCK_WAITS: u32 = 250;
+const LOCK_WAIT: Duration = Duration::from_millis(20);
 /// How long what an earlier server started gets to end.
 const LEFTOVERS: Duration = Duration::from_secs(30);
 
@@ -336,27 +339,38 @@ fn open_data_directory(path: &Path) -> anyhow::Result<PathBuf> {
     path.canonicalize().with_context(advice)
 }
 
-/// One server per data directory. The lock goes with the process, however it ends.
+/// One server per data directory. The lock goes with the process, however it ends; but what a killed server was just about to start has it until
+/// it is started, so a lock whose process is gone is waited for.
 fn lock_data_directory(data: &Path) -> anyhow::Result<Flock<File>> {
     let path = data.join("lock");
     let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
-    let file = file.with_context(|| format!("{} can't be opened", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
-            lock.set_len(0)?;
-            lock.rewind()?;
-            write!(lock, "{}", std::process::id())?;
-            Ok(lock)
-        }
-        Err((mut file, _)) => {
-            let mut pid = String::new();
-            file.read_to_string(&mut pid).ok();
+    let mut file = file.with_context(|| format!("{} can't be opened", path.display()))?;
+    let mut waits = 0;
+    loop {
+        let holder = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                lock.set_len(0)?;
+                lock.rewind()?;
+                write!(lock, "{}", std::process::id())?;
+                return Ok(lock);
+            }
+            Err((held, _)) => {
+                file = held;
+                let mut pid = String::new();
+                file.rewind()?;
+                file.read_to_string(&mut pid).ok();
+                pid.trim().to_owned()
+            }
+        };
+        let is_gone = !holder.is_empty() && !Path::new("/proc").join(&holder).exists();
+        if !is_gone || waits == LOCK_WAITS {
             bail!(
-                "another siskin (process {}) uses {}; stop it, or choose another directory with --data",
-                pid.trim(),
+                "another siskin (process {holder}) uses {}; stop it, or choose another directory with --data",
                 data.display()
             )
         }
+        waits += 1;
+        std::thread::sleep(LOCK_WAIT);
     }
 }
 

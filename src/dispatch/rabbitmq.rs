@@ -3,6 +3,7 @@
 //! | queue | holds | read by |
 //! | --- | --- | --- |
 //! | `siskin.pool.NAME` | attempts | the workers of the pool |
+//! | `siskin.pool.NAME.2` | the same, while the broker keeps the first one waiting | the same |
 //! | `siskin.reports` | claims, output, outcomes, questions | one server at a time |
 //! | `siskin.worker.ID` | answers, cancels, attempts for this worker only | that worker; gone with its connection |
 //! | `siskin.dead` | what nobody could read, with the reason | people |
@@ -31,12 +32,20 @@ const BEATS: &str = "siskin.beats";
 /// News for all workers.
 const NEWS: &str = "siskin.news";
 
+/// No name of a pool ends so.
+const SECOND: &str = ".2";
+
 /// The shortest and the longest time between two tries to connect.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 fn pool_queue(pool: &str) -> String {
     format!("siskin.pool.{pool}")
+}
+
+/// What workers are told of a pool's second queue: it is as a pool of its own to them.
+fn second(pool: &str) -> String {
+    format!("{pool}{SECOND}")
 }
 
 fn worker_queue(worker: &str) -> String {

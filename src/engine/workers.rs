@@ -4,7 +4,7 @@
 //! it lives and what it holds. An attempt that was claimed is held by these beats; when they stop for a lease, or leave it out twice, it is lost.
 //!
 //! Promises: nothing is called lost while the broker is missing, nor for a lease after it is back; an attempt that no worker may do now waits in the store, says
-//! why, and goes out when one may; what the broker did not confirm goes out again.
+//! why, and goes out when one may; what the broker did not confirm, or took and lost, goes out again.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dispatch::{Notice, Order, Verdict};
 use crate::model::worker::{Beat, LOCAL, WorkerRecord};
 use crate::model::{Attempt, AttemptKey, ErrorKind, Outcome, Route, RunId, Span, Timestamp};
-use crate::store::{AttemptFilter, AttemptState, Claim, LONGEST_LIST, StoreError};
+use crate::store::{AttemptFilter, AttemptState, Claim, InFlight, LONGEST_LIST, StoreError};
 
 use super::reports::{Standing, standing};
 use super::{Engine, lock};
@@ -82,6 +82,8 @@ struct State {
     direct: BTreeMap<AttemptKey, Direct>,
     /// Cancels that are told again while their attempts live.
     cancels: BTreeMap<AttemptKey, String>,
+    /// Up to where it was looked for what the broker has lost.
+    looked_through: Option<AttemptKey>,
 }
 
 #[derive(Debug)]
@@ -94,6 +96,8 @@ enum Broker {
 struct Living {
     beat: Beat,
     at: Timestamp,
+    /// Whether it had a free slot at the beat before.
+    was_free: bool,
     /// What the last two beats listed, and when they were heard; the newest last.
     listed: [Option<(Timestamp, Arc<HashSet<AttemptKey>>)>; 2],
 }
@@ -120,6 +124,7 @@ impl Workforce {
             unsent: BTreeSet::new(),
             direct: BTreeMap::new(),
             cancels: BTreeMap::new(),
+            looked_through: None,
         };
         Workforce { workers, state: Mutex::new(state) }
     }
@@ -247,6 +252,18 @@ impl State {
         living.beat.slots.saturating_sub(living.beat.busy).saturating_sub(sent)
     }
 
+    /// Whether an attempt that nobody began should have been begun by now.
+    fn is_swallowed(&self, attempt: &Attempt, lease: Span, now: Timestamp) -> bool {
+        let Attempt { key, route, .. } = attempt;
+        let is_known = self.parked.contains_key(key) || self.unsent.contains(key);
+        let is_for_all = route.worker.is_none() && route.labels.is_empty();
+        !is_known && is_for_all && self.idle(lease, now).any(|living| living.takes(route.pool()))
+    }
+
+    fn idle(&self, lease: Span, now: Timestamp) -> impl Iterator<Item = &Living> {
+        self.living.values().filter(move |living| living.is_alive(lease, now) && living.is_idle())
+    }
+
     fn takes_from(&self, pool: &str, lease: Span, now: Timestamp) -> bool {
         self.living.values().any(|living| living.is_alive(lease, now) && living.takes(pool))
     }
@@ -275,6 +292,11 @@ impl Living {
     fn is_alive(&self, lease: Span, now: Timestamp) -> bool {
         let patience = lease.max(Span(self.beat.every.0.saturating_mul(BEATS)));
         now.since(self.at) < patience
+    }
+
+    /// Whether it had a free slot at its last two beats: then nothing that it takes waits for it at the broker.
+    fn is_idle(&self) -> bool {
+        !self.beat.draining && self.was_free && self.beat.busy < self.beat.slots
     }
 
     fn takes(&self, pool: &str) -> bool {
@@ -388,7 +410,9 @@ impl Engine {
             let known = state.living.remove(&worker);
             // Also when this server never heard of it: it may have been started again while no server was there.
             let is_other = known.as_ref().is_none_or(|known| known.beat.session != beat.session);
-            let before = known.filter(|_| !is_other).and_then(|known| known.listed[1].clone());
+            let known = known.filter(|_| !is_other);
+            let was_free = known.as_ref().is_some_and(|known| known.beat.busy < known.beat.slots);
+            let before = known.and_then(|known| known.listed[1].clone());
             state.cancels.retain(|key, at| *at != worker || listed.contains(key));
             cancels.extend(state.cancels.iter().filter(|(_, at)| **at == worker).map(|(key, _)| key.clone()));
             state.direct.retain(|key, direct| {
@@ -405,8 +429,8 @@ impl Engine {
             });
             let has_lost_something = is_other || beat.leaving;
             if !beat.leaving {
-                let living = Living { beat: beat.clone(), at: now, listed: [before, Some((now, listed))] };
-                state.living.insert(worker.clone(), living);
+                let listed = [before, Some((now, listed))];
+                state.living.insert(worker.clone(), Living { beat: beat.clone(), at: now, was_free, listed });
             }
             again.extend(state.ready(lease, now));
             has_lost_something
@@ -492,6 +516,9 @@ impl Engine {
         if let Err(error) = self.find_lost(lease, now).await {
             tracing::error!(%error, "claims can't be read; trying again");
         }
+        if let Err(error) = self.find_swallowed(lease, now).await {
+            tracing::error!(%error, "attempts can't be read; trying again");
+        }
         let (unheard, forgotten) = {
             let mut state = self.workforce.state();
             let silent = |state: &State, worker: &str| !state.is_living(worker, lease, now);
@@ -533,6 +560,32 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Sends again what the broker took and does not have any more: nobody began it for a lease, although somebody who would is idle. One that the
+    /// broker has after all is begun once all the same.
+    async fn find_swallowed(self: &Arc<Self>, lease: Span, now: Timestamp) -> Result<(), StoreError> {
+        if self.workforce.state().idle(lease, now).next().is_none() {
+            return Ok(());
+        }
+        // A page at each look: pools without a worker may have many that wait.
+        let filter = AttemptFilter {
+            of_boot: Some(self.node.boot.clone()),
+            waiting_since: Some(now.minus(lease)),
+            after: self.workforce.state().looked_through.take(),
+            limit: LONGEST_LIST,
+            ..AttemptFilter::default()
+        };
+        let found = self.store.in_flight(&filter).await?;
+        self.workforce.state().looked_through = found.last().map(|last| last.attempt.key.clone());
+        for InFlight { attempt, .. } in found {
+            let is_swallowed = self.workforce.state().is_swallowed(&attempt, lease, now);
+            if is_swallowed && self.store.attempt_taken_over(&attempt.key, &self.node.boot, now).await? {
+                tracing::warn!(attempt = %attempt.key, "sent again: nobody began it, although a worker is idle");
+                self.dispatch(Box::new(attempt), Vec::new()).await;
+            }
+        }
+        Ok(())
     }
 
     /// What the broker did not confirm goes out once more.
@@ -675,13 +728,15 @@ mod tests {
             unsent: BTreeSet::new(),
             direct: BTreeMap::new(),
             cancels: BTreeMap::new(),
+            looked_through: None,
         }
     }
 
     fn hear(state: &mut State, beat: Beat, now: Timestamp) {
         let keys = Arc::new(beat.keys.iter().cloned().collect());
         let before = state.living.remove(&beat.worker).and_then(|known| known.listed[1].clone());
-        let living = Living { beat: beat.clone(), at: now, listed: [before, Some((now, keys))] };
+        let listed = [before, Some((now, keys))];
+        let living = Living { beat: beat.clone(), at: now, was_free: false, listed };
         state.living.insert(beat.worker, living);
     }
 

@@ -52,6 +52,8 @@ pub struct AttemptFilter {
     pub left_behind: bool,
     /// Only those of this boot.
     pub of_boot: Option<String>,
+    /// Only those that were dispatched before, and that nobody has begun.
+    pub waiting_since: Option<Timestamp>,
     pub after: Option<AttemptKey>,
     pub limit: u32,
 }
@@ -133,6 +135,9 @@ impl Store {
         }
         if let Some(boot) = &filter.of_boot {
             query.push(" AND boot = ").push_bind(boot.clone());
+        }
+        if let Some(since) = filter.waiting_since {
+            query.push(" AND state = 'dispatched' AND dispatched_at < ").push_bind(since.0);
         }
         if let Some(after) = &filter.after {
             query.push(" AND (run, step, visit, item, number) > (");

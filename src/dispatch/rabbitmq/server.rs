@@ -9,9 +9,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::future::BoxFuture;
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{BEATS, DEAD, FIRST_PAUSE, NEWS, REPORTS, longer, pool_queue, wire, worker_queue};
+use super::{BEATS, DEAD, FIRST_PAUSE, NEWS, REPORTS, longer, pool_queue, second, wire, worker_queue};
 use crate::amqp::{Address, AmqpError, Channel, Connection, Consumer, Delivery, MESSAGE_BYTES, Queue, To};
 use crate::dispatch::{Dispatched, Notice, Order, Report, Verdict, sealing};
 use crate::model::desk::Reply;
@@ -28,6 +29,8 @@ const UNCONFIRMED: usize = 1024;
 const NEWS_EVERY: Duration = Duration::from_secs(5);
 /// Of how many attempts it is remembered which of their lines came last.
 const REMEMBERED: usize = 20_000;
+/// A pool's queue that does not answer for so long while the broker does is given up.
+const DEAF_FOR: Duration = Duration::from_secs(5);
 /// The longest name of a pool or worker that fits into the name of a queue.
 const LONGEST_NAME: usize = 200;
 
@@ -42,6 +45,10 @@ pub struct ServerLink {
     notices: mpsc::Sender<Notice>,
     pools: BTreeSet<String>,
     heard: Heard,
+    /// The pools whose queues do not answer, and since when.
+    deaf: HashMap<String, Instant>,
+    /// The pools whose second queue is used on this connection.
+    seconds: BTreeSet<String>,
 }
 
 /// What happens on a connection.
@@ -49,7 +56,12 @@ pub struct ServerLink {
 enum Event {
     Said(Delivery),
     Unreadable(Delivery, String),
-    Confirmed(AttemptKey, Result<(), AmqpError>),
+    /// Whether an attempt for a pool, or for one worker, was taken.
+    Confirmed {
+        key: AttemptKey,
+        pool: Option<String>,
+        sent: Result<(), AmqpError>,
+    },
     /// What was delivered is on disk; the answer may go, and then it is acknowledged.
     Settled {
         delivery: Delivery,
@@ -60,13 +72,13 @@ enum Event {
 
 /// A connection with all that hangs on it; what is under way ends when it is dropped.
 struct Live {
-    connection: Connection,
+    connection: Arc<Connection>,
     out: Channel,
     events: mpsc::Receiver<Event>,
     tell: mpsc::Sender<Event>,
     tasks: JoinSet<()>,
-    /// The queues of pools that are known to be there.
-    declared: HashMap<String, Arc<OnceCell<()>>>,
+    /// Each queue of a pool, once it is declared, has a channel of its own: one that does not answer holds up its channel.
+    declared: HashMap<String, Arc<OnceCell<Channel>>>,
     unconfirmed: HashSet<AttemptKey>,
 }
 
@@ -83,7 +95,8 @@ impl ServerLink {
         notices: mpsc::Sender<Notice>,
     ) -> ServerLink {
         let pools = BTreeSet::from([DEFAULT_POOL.to_owned()]);
-        ServerLink { address, boot, orders, reports, notices, pools, heard: Heard::default() }
+        let (heard, deaf, seconds) = (Heard::default(), HashMap::new(), BTreeSet::new());
+        ServerLink { address, boot, orders, reports, notices, pools, heard, deaf, seconds }
     }
 
     /// Works until `stop` is cancelled.
@@ -102,6 +115,8 @@ impl ServerLink {
                         Ok(opened) => {
                             (live, pause) = (Some(opened), FIRST_PAUSE);
                             told.clear();
+                            self.deaf.clear();
+                            self.seconds.clear();
                             tracing::info!("connected to the broker {}", self.address);
                             self.notice(Notice::Connected).await;
                             self.tell_pools(&mut live).await
@@ -183,9 +198,9 @@ impl ServerLink {
         let key = attempt.key.clone();
         let queue = match &attempt.route.worker {
             Some(worker) => worker_queue(worker),
-            None => pool_queue(attempt.route.pool()),
+            None => self.queue_of(attempt.route.pool()),
         };
-        let (pool, to_pool) = (attempt.route.pool().to_owned(), attempt.route.worker.is_none());
+        let pool = attempt.route.worker.is_none().then(|| attempt.route.pool().to_owned());
         let body = wire::write(ToWorker::Do { key: key.clone(), attempt: Box::new(attempt) });
         if queue.len() > LONGEST_NAME || body.len() > MESSAGE_BYTES {
             let why = match body.len() {
@@ -197,8 +212,8 @@ impl ServerLink {
             self.notice(Notice::Refused { key, why }).await;
             return Ok(());
         }
-        live.send_attempt(key, queue, to_pool, body);
-        if to_pool && self.pools.insert(pool) {
+        live.send_attempt(key, queue, pool.clone(), body);
+        if pool.is_some_and(|pool| self.pools.insert(pool)) {
             let news = wire::write(ToWorker::Pools { names: self.pools.iter().cloned().collect() });
             live.tell(To::All(NEWS), &news).await?;
         }
@@ -218,9 +233,12 @@ impl ServerLink {
                 live.bury(delivery, why);
                 Ok(())
             }
-            Event::Confirmed(key, confirmed) => {
+            Event::Confirmed { key, pool, sent } => {
                 live.unconfirmed.remove(&key);
-                if let Err(error) = confirmed {
+                if let Some(pool) = pool {
+                    self.look_at_pool(live, &pool, &sent);
+                }
+                if let Err(error) = sent {
                     tracing::debug!(attempt = %key, %error, "an attempt was not confirmed");
                     self.notice(Notice::Unsent(key)).await;
                 }
@@ -234,6 +252,38 @@ impl ServerLink {
                 delivery.acknowledge().await.map_err(|error| error.to_string())
             }
             Event::Gone(why) => Err(why),
+        }
+    }
+
+    fn queue_of(&self, pool: &str) -> String {
+        if self.seconds.contains(pool) { pool_queue(&second(pool)) } else { pool_queue(pool) }
+    }
+
+    /// Sees to the queue of a pool after something was sent to it. RabbitMQ 3.10, killed in the first moments of a queue, comes back without a leader for it, and
+    /// whoever uses or deletes it waits for ever, until it is started once more: its second queue is used meanwhile.
+    fn look_at_pool(&mut self, live: &mut Live, pool: &str, sent: &Result<(), AmqpError>) {
+        match sent {
+            Ok(()) => drop(self.deaf.remove(pool)),
+            Err(AmqpError::NoQueue(queue)) => drop(live.declared.remove(queue)),
+            Err(AmqpError::Deaf(queue)) if *queue == self.queue_of(pool) => {
+                let since = *self.deaf.entry(pool.to_owned()).or_insert_with(Instant::now);
+                if since.elapsed() >= DEAF_FOR {
+                    self.deaf.remove(pool);
+                    let other = match self.seconds.remove(pool) {
+                        true => pool.to_owned(),
+                        false => {
+                            self.seconds.insert(pool.to_owned());
+                            second(pool)
+                        }
+                    };
+                    tracing::warn!(
+                        "the queue {queue} does not answer although the broker does; {} takes its place",
+                        pool_queue(&other)
+                    );
+                    self.pools.insert(other);
+                }
+            }
+            Err(_) => (),
         }
     }
 
@@ -325,10 +375,12 @@ impl ServerLink {
 
 impl Live {
     async fn open(address: &Address, boot: &str, notices: mpsc::Sender<Notice>) -> Result<Live, AmqpError> {
-        let connection = Connection::open(address, "siskin serve").await?;
+        let connection = Arc::new(Connection::open(address, "siskin serve").await?);
         let out = connection.channel().await?;
         out.declare(Queue::Shared(DEAD), None).await?;
         out.declare(Queue::InTurn(REPORTS), Some(DEAD)).await?;
+        // Early: a broker that is killed just after it made a queue may lose it.
+        out.declare(Queue::Shared(&pool_queue(DEFAULT_POOL)), Some(DEAD)).await?;
         out.declare_for_all(BEATS).await?;
         out.declare_for_all(NEWS).await?;
         let own = format!("siskin.server.{boot}");
@@ -346,19 +398,20 @@ impl Live {
     }
 
     /// In a task of its own: a broker that has just started may take seconds to answer.
-    fn send_attempt(&mut self, key: AttemptKey, queue: String, to_pool: bool, body: Vec<u8>) {
-        let declared = to_pool.then(|| Arc::clone(self.declared.entry(queue.clone()).or_default()));
+    fn send_attempt(&mut self, key: AttemptKey, queue: String, pool: Option<String>, body: Vec<u8>) {
+        let declared = pool.is_some().then(|| Arc::clone(self.declared.entry(queue.clone()).or_default()));
         self.unconfirmed.insert(key.clone());
-        let (out, tell) = (self.out.clone(), self.tell.clone());
+        let (connection, out, tell) = (Arc::clone(&self.connection), self.out.clone(), self.tell.clone());
         self.tasks.spawn(async move {
             let sent = async {
-                if let Some(declared) = declared {
-                    declared.get_or_try_init(|| out.declare(Queue::Shared(&queue), Some(DEAD))).await?;
-                }
+                let out = match &declared {
+                    Some(declared) => declared.get_or_try_init(|| declare(&connection, &queue)).await?,
+                    None => &out,
+                };
                 out.send(To::Queue(&queue), &body).await?.wait().await
             };
             let sent = sent.await;
-            tell.send(Event::Confirmed(key, sent)).await.ok();
+            tell.send(Event::Confirmed { key, pool, sent }).await.ok();
         });
     }
 
@@ -393,6 +446,13 @@ impl Live {
             }
         });
     }
+}
+
+/// Makes the queue of a pool, and the channel on which it is sent to.
+async fn declare(connection: &Connection, queue: &str) -> Result<Channel, AmqpError> {
+    let channel = connection.channel().await?;
+    channel.declare(Queue::Shared(queue), Some(DEAD)).await?;
+    Ok(channel)
 }
 
 /// Hands on what a queue gives, until the connection is lost.

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{BEATS, DEAD, FIRST_PAUSE, NEWS, REPORTS, longer, pool_queue, wire, worker_queue};
+use super::{BEATS, DEAD, FIRST_PAUSE, NEWS, REPORTS, SECOND, longer, pool_queue, wire, worker_queue};
 use crate::amqp::{Address, AmqpError, Channel, Connection, Consumer, Delivery, Queue, To};
 use crate::dispatch::local::{self, WorkerEnd};
 use crate::dispatch::sealing::ClaimKey;
@@ -85,6 +85,8 @@ impl WorkerOptions {
 pub struct WorkerLink {
     options: WorkerOptions,
     pools: Vec<String>,
+    /// Queues of pools that kept this worker waiting, and are left alone until a connection breaks by itself.
+    deaf: HashSet<String>,
     orders: mpsc::Sender<Order>,
     reports: mpsc::Receiver<Report>,
     held: HashMap<AttemptKey, Held>,
@@ -150,6 +152,8 @@ enum Event {
     Confirmed(u64, Result<(), AmqpError>),
     /// The broker has the sign of life that was sent at this moment.
     Alive(Instant),
+    /// The queue of a pool does not answer although the broker does.
+    Deaf(String),
     Gone(String),
 }
 
@@ -186,6 +190,7 @@ impl WorkerLink {
         let link = WorkerLink {
             options,
             pools,
+            deaf: HashSet::new(),
             orders: server_end.orders,
             reports: server_end.reports,
             held: HashMap::new(),
@@ -297,6 +302,14 @@ impl WorkerLink {
         }
     }
 
+    fn takes(&self, pool: &str) -> bool {
+        let first = pool.strip_suffix(SECOND).unwrap_or(pool);
+        match &self.options.pools {
+            Pools::All => true,
+            Pools::Named(names) => names.iter().any(|name| name == first),
+        }
+    }
+
     fn busy(&self) -> usize {
         self.held.values().filter(|held| !matches!(held, Held::Ended)).count()
     }
@@ -318,7 +331,9 @@ impl WorkerLink {
             live.beat(&self.sign(Sign::Usual)).await?;
         }
         let free = if self.draining { 0 } else { self.free() };
-        let wanted = Wanted { pools: self.pools.clone(), at_once: u16::try_from(free).unwrap_or(u16::MAX) };
+        let pools =
+            self.pools.iter().filter(|pool| !self.deaf.contains(&pool_queue(pool))).cloned().collect();
+        let wanted = Wanted { pools, at_once: u16::try_from(free).unwrap_or(u16::MAX) };
         live.wanted.send_if_modified(|known| {
             let is_other = known.pools != wanted.pools || (known.at_once == 0) != (wanted.at_once == 0);
             known.clone_from(&wanted);
@@ -451,7 +466,16 @@ impl WorkerLink {
                 self.alone_since = at;
                 Ok(())
             }
-            Event::Gone(why) => Err(why),
+            Event::Deaf(queue) => {
+                let why = AmqpError::Deaf(queue.clone()).to_string();
+                self.deaf.insert(queue);
+                Err(why)
+            }
+            Event::Gone(why) => {
+                // Perhaps the broker was started again, and has them all.
+                self.deaf.clear();
+                Err(why)
+            }
         }
     }
 
@@ -534,11 +558,9 @@ impl WorkerLink {
                 self.orders.send(Order::RunEnded { run, worker: None }).await.ok();
             }
             ToWorker::Pools { names } => {
-                if self.options.pools == Pools::All {
-                    for name in names {
-                        if !self.pools.contains(&name) {
-                            self.pools.push(name);
-                        }
+                for name in names {
+                    if self.takes(&name) && !self.pools.contains(&name) {
+                        self.pools.push(name);
                     }
                 }
             }
@@ -556,6 +578,8 @@ impl WorkerLink {
         };
         let opened = sealed.map_or_else(|| Ok(BTreeMap::new()), |sealed| claim_key.open(&key, &sealed));
         let held = self.held.insert(key.clone(), Held::Working);
+        // A server knows of it at this moment, perhaps before it confirmed the first beat of a new connection.
+        self.alone_since = Instant::now();
         match opened {
             Ok(secrets) => drop(go.send(Verdict::Go(secrets))),
             Err(error) => {
@@ -618,11 +642,15 @@ impl Live {
         out.declare(Queue::Own(queue), None).await?;
         out.bind(Queue::Own(queue), NEWS).await?;
         let own = connection.channel().await?.consume(Queue::Own(queue), "own", OWN_AT_ONCE).await?;
-        let taps =
-            Taps { out: out.clone(), channel: connection.channel().await?, tags: Vec::new(), last_tag: 0 };
+        let taps = Taps {
+            declares: connection.channel().await?,
+            channel: connection.channel().await?,
+            tags: Vec::new(),
+            last_tag: 0,
+        };
         let (tell, events) = mpsc::channel(EVENTS);
         let mut tasks = JoinSet::new();
-        tasks.spawn(pump(own, tell.clone(), Event::Own, true));
+        tasks.spawn(pump(own, tell.clone(), Event::Own, CancellationToken::new()));
         let (wanted, wants) = watch::channel(Wanted::default());
         tasks.spawn(taps.keep(wants, tell.clone()));
         Ok(Live { connection, out, wanted, events, tell, tasks, unconfirmed: 0 })
@@ -672,10 +700,11 @@ impl Live {
 /// Reads the queues of pools while there are free slots. A task of its own: a broker that has just started may take seconds to answer, and signs of life
 /// must not wait for it.
 struct Taps {
-    out: Channel,
+    /// A queue that does not answer keeps the channel on which it was asked for.
+    declares: Channel,
     channel: Channel,
-    /// The consumers, one for each pool.
-    tags: Vec<String>,
+    /// The consumers, one for each pool, and what says that they are not needed any more.
+    tags: Vec<(String, CancellationToken)>,
     last_tag: u64,
 }
 
@@ -689,7 +718,11 @@ impl Taps {
                 at_once => self.open(&wanted.pools, at_once, &mut pumps, &tell).await,
             };
             if let Err(error) = done {
-                tell.send(Event::Gone(error.to_string())).await.ok();
+                let event = match error {
+                    AmqpError::Deaf(queue) => Event::Deaf(queue),
+                    other => Event::Gone(other.to_string()),
+                };
+                tell.send(event).await.ok();
                 return;
             }
             while pumps.try_join_next().is_some() {}
@@ -706,36 +739,38 @@ impl Taps {
         for pool in pools.iter().skip(self.tags.len()) {
             let name = pool_queue(pool);
             let queue = Queue::Shared(&name);
-            self.out.declare(queue, Some(DEAD)).await?;
+            self.declares.declare(queue, Some(DEAD)).await?;
             self.last_tag += 1;
             let tag = format!("pool-{}", self.last_tag);
             let consumer = self.channel.consume(queue, &tag, at_once).await?;
-            self.tags.push(tag);
-            pumps.spawn(pump(consumer, tell.clone(), Event::Pool, false));
+            let unneeded = CancellationToken::new();
+            self.tags.push((tag, unneeded.clone()));
+            pumps.spawn(pump(consumer, tell.clone(), Event::Pool, unneeded));
         }
         Ok(())
     }
 
     /// Takes nothing more; what is on its way is given back when it comes.
     async fn close(&mut self) -> Result<(), AmqpError> {
-        for tag in std::mem::take(&mut self.tags) {
+        for (tag, unneeded) in std::mem::take(&mut self.tags) {
+            unneeded.cancel();
             self.channel.stop_consuming(&tag).await?;
         }
         Ok(())
     }
 }
 
-/// Hands on what a queue gives, until it is stopped or the connection is lost.
+/// Hands on what a queue gives, until it is `unneeded`, or taken away, or the connection is lost.
 async fn pump(
     mut consumer: Consumer,
     tell: mpsc::Sender<Event>,
     wrap: fn(Delivery) -> Event,
-    is_needed: bool,
+    unneeded: CancellationToken,
 ) {
     loop {
         let event = match consumer.next().await {
             Ok(Some(delivery)) => wrap(delivery),
-            Ok(None) if !is_needed => return,
+            Ok(None) if unneeded.is_cancelled() => return,
             Ok(None) => Event::Gone("the broker ended a consumer".to_owned()),
             Err(error) => Event::Gone(error.to_string()),
         };
