@@ -23,6 +23,7 @@ pub mod rule;
 mod sheet;
 pub mod site;
 pub mod source;
+pub mod webhook;
 mod step;
 pub mod test;
 #[cfg(test)]

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 
 use crate::definitions::Source;
-use crate::definitions::source::{Kind, Verify};
+use crate::definitions::source::Kind;
+use crate::definitions::webhook::Verify;
 use crate::engine::Engine;
 
 pub use health::Health;

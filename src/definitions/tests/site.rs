@@ -3,8 +3,9 @@
 use serde_json::json;
 
 use super::{PACKS, mistakes, read, with_packs};
-use crate::definitions::source::{Kind as SourceKind, Verify};
+use crate::definitions::source::Kind as SourceKind;
 use crate::definitions::tree::Tree;
+use crate::definitions::webhook::Verify;
 use crate::definitions::workflow::{Kind, StartOn};
 use crate::definitions::{Definitions, Files, show};
 use crate::expr::Scope;

@@ -20,7 +20,8 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Sources;
-use crate::definitions::source::{Kind, Webhook};
+use crate::definitions::source::Kind;
+use crate::definitions::webhook::Webhook;
 use crate::definitions::{Definitions, Source};
 use crate::engine::{Accepted, Refused};
 use crate::expr::{Scope, Template};

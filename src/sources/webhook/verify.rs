@@ -6,7 +6,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use super::Refusal;
-use crate::definitions::source::Verify;
+use crate::definitions::webhook::Verify;
 use crate::model::Secret;
 use crate::secrets::Secrets;
 
