@@ -51,7 +51,7 @@ struct Arguments {
     /// The longest that something lives between two kills, in milliseconds
     #[arg(long, default_value_t = 2000)]
     longest_life: u64,
-    /// Seconds that runs may take to end after the last kill
+    /// Seconds in which nothing may be done while runs are open, after the last kill
     #[arg(long, default_value_t = 120)]
     patience: u64,
     /// What cargo says to every benchmark

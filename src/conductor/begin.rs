@@ -118,7 +118,7 @@ fn outer_of(old: &Run) -> Option<Outer> {
 }
 
 /// A step and the groups around it.
-fn with_groups<'a>(workflow: &'a Workflow, step: &'a Definition) -> Vec<&'a Definition> {
+pub(super) fn with_groups<'a>(workflow: &'a Workflow, step: &'a Definition) -> Vec<&'a Definition> {
     let around = |step: &&Definition| {
         let group = step.group.as_ref()?;
         workflow.steps.iter().find(|around| around.id == *group)

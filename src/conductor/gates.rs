@@ -9,6 +9,7 @@ use crate::model::step::StepState;
 use crate::model::{Actor, Object, RunError, StepStatus, Timestamp, Value};
 
 use super::advance::{Turn, broken};
+use super::begin::with_groups;
 use super::effect::Effect;
 use super::steps::plain;
 
@@ -129,6 +130,8 @@ impl<'a> Turn<'a> {
     fn after_window(&mut self, definition: &'a Definition) {
         match self.lock_of(definition) {
             Ok(None) => self.enter(definition),
+            // It would wait for its own group for ever.
+            Ok(Some(lock)) if self.is_locked_around(definition, &lock) => self.enter(definition),
             Ok(Some(lock)) => self.ask_for_lock(&definition.id, lock),
             Err(error) => self.fail(&definition.id, StepStatus::Failed, error),
         }
@@ -203,6 +206,24 @@ impl<'a> Turn<'a> {
                 Err(RunError::failed(message).at(&definition.place))
             }
         }
+    }
+
+    /// Whether a group around the step has this lock.
+    fn is_locked_around(&self, definition: &Definition, lock: &str) -> bool {
+        let around = with_groups(self.world.workflow, definition);
+        let steps = around.iter().skip(1).filter_map(|group| self.run.steps.get(&group.id));
+        steps.into_iter().any(|group| group.lock.as_deref() == Some(lock) && !group.has_ended())
+    }
+
+    /// The lock under which a step was at work, its own or that of a group around it.
+    pub(super) fn lock_of_undo(&self, id: &str) -> Option<String> {
+        let own = self.run.steps.get(id)?.lock.clone();
+        let definition = self.world.workflow.steps.iter().find(|step| step.id == id)?;
+        if own.is_some() || definition.lock.is_none() {
+            return own;
+        }
+        let around = with_groups(self.world.workflow, definition);
+        around.iter().skip(1).find_map(|group| self.run.steps.get(&group.id)?.lock.clone())
     }
 
     pub(super) fn ask_for_lock(&mut self, key: &str, lock: String) {

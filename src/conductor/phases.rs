@@ -129,8 +129,7 @@ impl<'a> Turn<'a> {
         let Some((id, _)) = next.filter(|_| !working) else { return false };
         let id = id.clone();
         let key = format!("{id}{UNDO_SUFFIX}");
-        let lock = self.run.steps.get(&id).and_then(|step| step.lock.clone());
-        match lock {
+        match self.lock_of_undo(&id) {
             _ if self.run.cancels > 0 => self.end(&key, StepStatus::NotStarted),
             Some(lock) => self.ask_for_lock(&key, lock),
             None => self.enter_undo(&id),

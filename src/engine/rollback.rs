@@ -10,7 +10,7 @@ use crate::model::hold::Holds;
 use crate::model::release::DeploymentStatus;
 use crate::model::run::Parent;
 use crate::model::{Run, RunError, RunId, RunStatus, StepStatus, Value};
-use crate::store::{DeploymentFilter, LONGEST_LIST, NewRun, StoreError};
+use crate::store::{DeploymentFilter, Family, LONGEST_LIST, NewRun, RunFilter, StoreError};
 
 use super::posted::Posted;
 use super::{Caller, Change, Engine, Refused};
@@ -92,9 +92,14 @@ impl Engine {
         let mut next = 0;
         while let Some(run) = family.get(next) {
             next += 1;
-            let children: Vec<RunId> = run.steps.values().filter_map(|step| step.child).collect();
-            for child in children {
-                family.extend(self.store.run(child).await?);
+            // Also those of items, and the rollbacks that belong to it.
+            let (of, mut before) = (Family::ChildrenOf(run.id), None);
+            loop {
+                let filter = RunFilter { family: of, before, limit: LONGEST_LIST, ..RunFilter::default() };
+                let children = self.store.runs(&filter).await?;
+                let Some(last) = children.last() else { break };
+                before = Some(last.id);
+                family.extend(children);
             }
         }
         for member in &family {

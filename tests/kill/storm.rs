@@ -33,7 +33,7 @@ pub(crate) struct Plan {
     pub(crate) pace: Duration,
     /// The longest that something lives between two kills.
     pub(crate) longest_life: Duration,
-    /// After the last kill, how long runs may take to end.
+    /// After the last kill, how long runs that are open may do nothing.
     pub(crate) patience: Duration,
 }
 
@@ -283,7 +283,8 @@ pub(crate) fn play(plan: &Plan) -> Tally {
         }
         sending.stop.store(true, Ordering::SeqCst);
     });
-    let stuck = wait_for_the_end(&stage.server, plan.patience);
+    let done = || fs::metadata(&lines).map_or(0, |lines| lines.len());
+    let stuck = wait_for_the_end(&stage.server, plan.patience, done);
     let accepted = sending.accepted.into_inner().unwrap();
     tally.accepted = accepted.len();
     tally.sent_again = sending.sent_again.into_inner();
@@ -331,10 +332,13 @@ fn deliver(http: &reqwest::blocking::Client, url: &str, id: &str) -> bool {
     [200, 202].contains(&status) && answer.text().is_ok_and(|text| text.contains("\"event\""))
 }
 
-/// Waits until no run is open; gives those that are still open then.
-fn wait_for_the_end(server: &Server, patience: Duration) -> Vec<String> {
-    let end = Instant::now() + patience;
+/// Waits until no run is open, or as little as nothing was `done` for as long as patience lasts; gives those that are still open then.
+fn wait_for_the_end(server: &Server, patience: Duration, done: impl Fn() -> u64) -> Vec<String> {
+    let (mut end, mut before) = (Instant::now() + patience, done());
     loop {
+        if done() != before {
+            (end, before) = (Instant::now() + patience, done());
+        }
         let (status, open) =
             server.ask("GET", "/runs?status=queued,running,waiting,paused,undoing&limit=500", None);
         let open =

@@ -236,3 +236,34 @@ fn those_who_have_not_answered_are_reminded() {
     stage.passes(Span::minutes(30));
     assert_eq!(stage.status("a"), StepStatus::TimedOut);
 }
+
+#[test]
+fn a_step_has_the_lock_that_a_group_around_it_has() {
+    let text = "description: d
+steps:
+  - id: both
+    lock: one
+    steps:
+      - {id: a, run: t.do, lock: one, undo: {run: t.do}}
+      - {id: b, run: t.do, lock: two}
+  - {id: last, run: t.do}
+";
+    let mut stage = Stage::of(text);
+    let asked = |stage: &Stage| -> Vec<String> {
+        let lock = |effect: &Effect| match effect {
+            Effect::TakeLock { step, lock } => Some(format!("{step}: {lock}")),
+            _ => None,
+        };
+        stage.effects.iter().filter_map(lock).collect()
+    };
+    assert_eq!(asked(&stage), ["both: one"]);
+    stage.give(&Input::LockTaken { step: "both".to_owned() });
+    assert_eq!(stage.status("a"), StepStatus::Running);
+    stage.done("a", json!({}));
+    assert_eq!(asked(&stage).last().unwrap(), "b: two");
+    stage.give(&Input::LockTaken { step: "b".to_owned() });
+    stage.done("b", json!({}));
+    stage.failed("last", ErrorKind::Failed);
+    // The group gave it back; to undo the step it is taken again.
+    assert_eq!(asked(&stage).last().unwrap(), "a/undo: one");
+}

@@ -912,7 +912,7 @@ fn the_checker_of_items_catches_one_that_begins_again() {
 
 #[test]
 fn the_checker_of_items_catches_one_that_begins_after_too_many_failures() {
-    caught("items_stop_after_too_many_failures", |world, run, input| {
+    caught_among_others("items_stop_after_too_many_failures", |world, run, input| {
         let Input::AttemptFinished { key, .. } = input else { return advance(world, run, input) };
         let more = |each: &Each| each.next < each.total;
         let more = matches!(run.steps.get(&key.step).map(|step| &step.state), Some(StepState::Each(each)) if more(each));

@@ -1,8 +1,10 @@
 //! Waiting: for time, people, events, locks and other runs, and never for nothing.
 
 use super::super::random::{ASK, DEADLINE, SLEEP, WAIT, WATCH, WATCH_FAILURES};
+use super::super::world::Place;
 use super::{Part, Seen, Verdict, all, each, holds, id_of, whole_of};
 use crate::conductor::{Effect, Input, wakes_at};
+use crate::definitions::tree::Tree;
 use crate::definitions::workflow::Kind;
 use crate::model::run::Phase;
 use crate::model::step::StepState;
@@ -249,8 +251,24 @@ pub(super) fn locks_are_held_at_work(seen: &Seen<'_>) -> Verdict {
         });
         // An undo of a step that never came to have its lock has none to take again.
         let never = key.ends_with("/undo") && seen.after.steps[id_of(&key)].lock.is_none();
-        holds(has || never, || format!("{key} began without its lock"))
+        holds(has || never || is_locked_around(seen, &key), || format!("{key} began without its lock"))
     })
+}
+
+/// Whether a group around the step has the lock that it needs: for all of its steps.
+fn is_locked_around(seen: &Seen<'_>, key: &str) -> bool {
+    let definition = seen.definition(key);
+    let name = definition.and_then(|definition| definition.lock.as_ref()).map(Tree::shown);
+    let group = |id: &String| seen.definition(id).and_then(|definition| definition.group.clone());
+    let around: Vec<String> =
+        std::iter::successors(definition.and_then(|definition| definition.group.clone()), group).collect();
+    let has =
+        |place: &&Place| around.contains(&place.step) && place.granted.is_some() && place.freed.is_none();
+    seen.outside
+        .places
+        .iter()
+        .filter(has)
+        .any(|place| name.as_ref().is_some_and(|name| *name == place.lock.as_str()))
 }
 
 /// A lock is asked for once, and given back when the step ends.
