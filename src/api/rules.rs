@@ -12,6 +12,7 @@ use super::problem::{Answer, Problem};
 use super::request::{Body, Fields, Name, Params, Who};
 use super::types::Page;
 use crate::definitions::Rule;
+use crate::definitions::meets::{Meets, Part};
 use crate::engine::Caller;
 use crate::model::Value;
 use crate::store::RuleOverride;
@@ -54,6 +55,27 @@ fn shape(rule: &Rule, switched: Option<&RuleOverride>) -> Value {
         "enabled": rule.enabled && !off,
         "place": rule.place.to_string(),
     });
+    match &rule.meets {
+        Meets::Each => (),
+        Meets::Count { count, within, by } => {
+            shape["count"] = json!(count);
+            shape["within"] = json!(within);
+            shape["by"] = json!(by.as_ref().map(|script| script.source()));
+        }
+        Meets::All { parts, within } => {
+            let part = |part: &Part| json!({"as": part.name, "trigger": part.trigger, "when": part.when.as_ref().map(|script| script.source()), "by": part.by.as_ref().map(|script| script.source())});
+            shape["all"] = parts.iter().map(part).collect();
+            shape["within"] = json!(within);
+        }
+    }
+    if let Some(limit) = &rule.at_most {
+        shape["at_most"] = json!({
+            "count": limit.count,
+            "per": limit.per,
+            "by": limit.by.as_ref().map(|script| script.source()),
+            "otherwise": limit.otherwise.as_ref().map(|call| &call.run),
+        });
+    }
     if let Some(over) = switched.filter(|over| over.disabled) {
         shape["switched"] = json!({"disabled": over.disabled, "by": over.by, "why": over.why, "at": over.at});
     }

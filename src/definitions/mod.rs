@@ -22,6 +22,7 @@ pub mod origin;
 pub mod rule;
 mod sheet;
 pub mod site;
+pub mod meets;
 pub mod source;
 pub mod webhook;
 mod step;
@@ -82,6 +83,8 @@ pub struct Definitions {
     pub actions: BTreeMap<String, Arc<Action>>,
     pub workflows: BTreeMap<String, Arc<Workflow>>,
     pub rules: BTreeMap<String, Arc<Rule>>,
+    /// The same by trigger: each event meets those of its own only.
+    listening: BTreeMap<String, Vec<Arc<Rule>>>,
     pub triggers: BTreeMap<String, Arc<Trigger>>,
     pub sources: BTreeMap<String, Arc<Source>>,
     /// What `siskin test` plays, in the order of their files.
@@ -110,6 +113,21 @@ impl<'a> Callable<'a> {
 }
 
 impl Definitions {
+    /// The rules that look at events of a trigger, in order of name.
+    pub fn rules_of(&self, trigger: &str) -> &[Arc<Rule>] {
+        self.listening.get(trigger).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// To be called when `rules` has changed.
+    pub(crate) fn sort_rules(&mut self) {
+        self.listening.clear();
+        for rule in self.rules.values() {
+            for trigger in &rule.triggers {
+                self.listening.entry(trigger.clone()).or_default().push(Arc::clone(rule));
+            }
+        }
+    }
+
     /// Reads all texts. What has a mistake, and what names it, is not among the definitions. Mistakes come by file and line.
     pub fn read(files: &Files) -> (Definitions, Vec<Mistake>) {
         read::read(files)

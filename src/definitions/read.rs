@@ -117,19 +117,21 @@ pub(super) fn read(files: &Files) -> (Definitions, Vec<Mistake>) {
     drop(world);
     mistakes.sort_by(|one, other| (&one.place, &one.message).cmp(&(&other.place, &other.message)));
     mistakes.dedup();
-    let definitions = Definitions {
+    let mut definitions = Definitions {
         revision: revision(files),
         expr: Arc::new(expr),
         site,
         actions: kept.actions,
         workflows: kept.workflows,
         rules: kept.rules,
+        listening: BTreeMap::new(),
         triggers: kept.triggers,
         sources: kept.sources,
         tests,
         apps: Arc::new(apps),
         left_out,
     };
+    definitions.sort_rules();
     (definitions, mistakes)
 }
 

@@ -2,6 +2,7 @@
 
 use super::Place;
 use super::check::{Seen, World};
+use super::meets::{self, AtMost, Meets};
 use super::origin::Origin;
 use super::sheet::{Keys, Sheet};
 use super::tree::Tree;
@@ -16,7 +17,14 @@ pub struct Rule {
     pub pack: String,
     pub place: Place,
     pub description: String,
+    /// Whose events it looks at.
     pub triggers: Vec<String>,
+    /// Values of the KV store that are read before `when`: the name, and the key.
+    pub read: Vec<(String, Tree)>,
+    pub meets: Meets,
+    pub at_most: Option<AtMost>,
+    /// Changes when what it counts does.
+    pub stamp: String,
     /// None: always.
     pub when: Option<Script>,
     /// Where the text of `when` begins; the rule's place without one.
@@ -37,6 +45,11 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Whether it remembers events.
+    pub fn counts(&self) -> bool {
+        self.at_most.is_some() || !matches!(self.meets, Meets::Each)
+    }
+
     /// Where an entry of `with` stands; without it, what takes it.
     pub fn place_in_with(&self, entry: &str) -> &Place {
         let found = self.with_places.iter().find(|(name, _)| name == entry);
@@ -54,22 +67,52 @@ impl Rule {
 
 const RULE: Keys = Keys {
     of: "a rule",
-    built: &["description", "trigger", "when", "run", "with", "on_behalf_of", "owner", "enabled"],
-    later: &["schedule", "at_most", "count", "within", "by", "all", "read", "notify"],
+    built: &[
+        "description",
+        "trigger",
+        "read",
+        "when",
+        "count",
+        "within",
+        "by",
+        "all",
+        "at_most",
+        "run",
+        "with",
+        "on_behalf_of",
+        "owner",
+        "enabled",
+    ],
+    later: &["schedule", "notify"],
 };
 
 /// Reads a rule file.
 pub(super) fn read(sheet: &Sheet<'_>, node: &Node, name: &str, world: &World<'_>) -> Option<Rule> {
     let table = sheet.table(node, &RULE)?;
-    let in_when = Seen::new("a rule's `when`", &["event", "meta"]);
-    let in_with = Seen::new("a rule", &["event", "meta", "matched"]);
-    let triggers = match table.get("trigger") {
+    let bare = Seen::new("a rule's `when`", &["event", "meta"]);
+    let read = table.get("read").map(|node| meets::read(sheet, node, world, &bare)).unwrap_or_default();
+    let own = meets::names(&read);
+    let in_when = Seen { own: &own, ..bare };
+    let names: &'static [&'static str] = match table.get("count") {
+        Some(_) => &["event", "meta", "matched", "events"],
+        None => &["event", "meta", "matched"],
+    };
+    let in_with = Seen { own: &own, ..Seen::new("a rule", names) };
+    let meets = meets::meets(&table, world, &in_when);
+    let at_most =
+        table.get("at_most").and_then(|node| meets::at_most(sheet, node, world, &in_when, &in_with));
+    let mut triggers: Vec<String> = match table.get("trigger") {
         Some(node) => {
             sheet.one_or_list(node).iter().filter_map(|node| world.trigger(sheet, node, "trigger")).collect()
         }
         None if table.get("schedule").is_some() || table.get("all").is_some() => Vec::new(),
         None => table.need("trigger").into_iter().map(|_| String::new()).collect(),
     };
+    if let Meets::All { parts, .. } = &meets {
+        triggers.extend(parts.iter().map(|part| part.trigger.clone()));
+        triggers.sort_unstable();
+        triggers.dedup();
+    }
     let when = table.get("when").and_then(|node| sheet.script(node, "when", world, &in_when));
     let run_node = table.need("run");
     let called = run_node.and_then(|node| Some((node, world.callable(sheet, node, "run")?)));
@@ -100,6 +143,10 @@ pub(super) fn read(sheet: &Sheet<'_>, node: &Node, name: &str, world: &World<'_>
         pack: sheet.pack.to_owned(),
         description: table.description(),
         triggers,
+        read,
+        stamp: meets::stamp(&meets, at_most.as_ref()),
+        meets,
+        at_most,
         when,
         when_place: when_origin.as_ref().map_or_else(|| place.clone(), Origin::start),
         when_origin,

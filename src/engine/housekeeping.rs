@@ -40,6 +40,7 @@ impl Engine {
         let now = self.clock.now();
         while self.store.forget_dedup(now, BITE).await? == u64::from(BITE) {}
         while self.store.forget_kv(now, BITE).await? == u64::from(BITE) {}
+        while self.store.forget_rule_windows(now, BITE).await? == u64::from(BITE) {}
         self.let_go_of_the_past(now).await?;
         while self.artefacts.forget_unnamed(now, BITE).await? == u64::from(BITE) {}
         let mut pinned = lock(&self.pinned);

@@ -20,6 +20,7 @@ mod verbs;
 mod workers;
 
 mod cluster;
+mod counting;
 mod leases;
 
 mod answer;

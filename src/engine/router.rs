@@ -10,13 +10,14 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::conductor::{self, Input, Start};
-use crate::definitions::Definitions;
-use crate::matching::decide::{Verdict, Wanted};
+use crate::definitions::{Definitions, Rule};
+use crate::matching::decide::{Values, Verdict, Wanted, keys};
 use crate::matching::{Decision, decide};
 use crate::model::event::{Match, MatchResult};
 use crate::model::{Actor, Event, RunId};
-use crate::store::{NewAudit, NewMatch, Routed, Routing, StoreError};
+use crate::store::{NewAudit, NewMatch, NewRun, NewWindow, Routed, Routing, StoreError};
 
+use super::counting::Counting;
 use super::driver::Move;
 use super::posted::Posted;
 use super::{Change, Engine, Refused, lock};
@@ -63,17 +64,51 @@ impl Engine {
         let listening = self.listening(&events).await?;
         let definitions = self.definitions();
         let disabled = Arc::new(lock(&self.disabled).clone());
+        let events = self.with_values(&definitions, &disabled, events).await?;
         let decided = decide_all(&definitions, &disabled, events).await;
+        let mut counting = Counting::new(&self.store, &definitions);
+        let mut settled = Vec::with_capacity(decided.len());
+        for (decisions, event, values) in decided {
+            let (decisions, windows) = counting.settle(&event, decisions, &values).await?;
+            settled.push((decisions, event, windows));
+        }
         let no_one = Vec::new();
-        let routings = decided.into_iter().map(|(decisions, event)| {
+        let routings = settled.into_iter().map(|(decisions, event, windows)| {
             let told = listening.get(&event.trigger).unwrap_or(&no_one);
-            self.route_event(&definitions, event, decisions, told)
+            self.route_event(&definitions, event, decisions, windows, told)
         });
         // Side by side, so that they share a commit; they reach the writer in the events' order.
         for routed in join_all(routings).await {
             routed?;
         }
         Ok(some)
+    }
+
+    /// Each event with the values of the KV store that rules read for it.
+    async fn with_values(
+        &self,
+        definitions: &Definitions,
+        disabled: &BTreeMap<String, Option<String>>,
+        events: Vec<Event>,
+    ) -> Result<Vec<(Event, Values)>, StoreError> {
+        let mut with_values = Vec::with_capacity(events.len());
+        for event in events {
+            let keys = keys(definitions, &event, &|rule| disabled.contains_key(rule));
+            let values = self.values(keys).await?;
+            with_values.push((event, values));
+        }
+        Ok(with_values)
+    }
+
+    /// What these keys of the KV store have.
+    pub(super) async fn values(&self, keys: Vec<String>) -> Result<Values, StoreError> {
+        let mut values = Values::new();
+        for key in keys {
+            if let Some(entry) = self.store.kv(&key, self.clock.now()).await? {
+                values.insert(key, entry.value);
+            }
+        }
+        Ok(values)
     }
 
     /// The runs that listen to the events' triggers.
@@ -96,15 +131,18 @@ impl Engine {
         definitions: &Definitions,
         event: Event,
         decisions: Vec<Decision>,
+        windows: Vec<NewWindow>,
         told: &[RunId],
     ) -> Result<(), StoreError> {
         let matches: Vec<NewMatch> =
             decisions.into_iter().filter_map(|decision| self.found(definitions, &event, decision)).collect();
-        let routed = match self.store.route(self.routing(&event, matches.clone(), told)).await {
+        let routing =
+            |matches, told| Routing { windows: windows.clone(), ..self.routing(&event, matches, told) };
+        let routed = match self.store.route(routing(matches.clone(), told)).await {
             Err(error) if error.is_final() => {
                 // What these rules want can never be stored: that is their error, and no other event waits for it.
                 let errored = matches.into_iter().map(|found| errored(found, &error)).collect();
-                self.store.route(self.routing(&event, errored, &[])).await?
+                self.store.route(routing(errored, &[])).await?
             }
             other => other?,
         };
@@ -128,7 +166,7 @@ impl Engine {
         let audit = audit.collect();
         let posted = Posted::Event { id: event.id }.stored();
         let inputs = told.iter().map(|run| (*run, posted.clone())).collect();
-        Routing { event: event.id, matches, inputs, audit, now }
+        Routing { matches, inputs, audit, ..Routing::of(event.id, now) }
     }
 
     fn found(&self, definitions: &Definitions, event: &Event, decision: Decision) -> Option<NewMatch> {
@@ -142,37 +180,60 @@ impl Engine {
             place,
         };
         match result {
-            Verdict::NotMatched => None,
+            // What counts was decided by its windows.
+            Verdict::NotMatched | Verdict::Counts(_) => None,
+            Verdict::Throttled { why, otherwise } => {
+                let run = otherwise.map(|wanted| self.begin(definitions, event, &rule, wanted));
+                match run.transpose() {
+                    Ok(run) => {
+                        let found = found(MatchResult::Throttled, Some(why), None);
+                        Some(NewMatch { index: 0, found, run: run.flatten() })
+                    }
+                    Err(error) => {
+                        let found = found(MatchResult::Errored, Some(error.to_string()), None);
+                        Some(NewMatch { index: 0, found, run: None })
+                    }
+                }
+            }
             Verdict::Errored { why, place } => {
                 tracing::warn!(rule = %rule.name, event = %event.id, %place, %why, "a rule failed on an event");
                 let found = found(MatchResult::Errored, Some(why), Some(place.to_string()));
                 Some(NewMatch { index: 0, found, run: None })
             }
-            Verdict::Matched(Wanted { run, input, on_behalf_of }) => {
-                let workflow = definitions.workflow_of(&run)?;
-                let start = Start {
-                    revision: definitions.revision.clone(),
-                    input: input.into(),
-                    started_by: Actor::Rule { name: rule.name.clone(), event: event.id, on_behalf_of },
-                    event: Some(event.id),
-                    rule: Some(rule.name.clone()),
-                    parent: None,
-                    depth: 0,
-                    outer: None,
-                };
-                let run = conductor::new_run(&workflow, start, self.clock.now());
-                match self.to_begin(definitions, &workflow, run) {
-                    Ok(run) => {
-                        let found = found(MatchResult::Matched, None, None);
-                        Some(NewMatch { index: 0, found, run: Some(run) })
-                    }
-                    Err(why) => {
-                        let found = found(MatchResult::Errored, Some(why.to_string()), None);
-                        Some(NewMatch { index: 0, found, run: None })
-                    }
+            Verdict::Matched(wanted) => match self.begin(definitions, event, &rule, wanted) {
+                Ok(run) => {
+                    let found = found(MatchResult::Matched, None, None);
+                    Some(NewMatch { index: 0, found, run: Some(run?) })
                 }
-            }
+                Err(why) => {
+                    let found = found(MatchResult::Errored, Some(why.to_string()), None);
+                    Some(NewMatch { index: 0, found, run: None })
+                }
+            },
         }
+    }
+
+    /// The run that a rule wants; `None` when what it names is not in these definitions.
+    fn begin(
+        &self,
+        definitions: &Definitions,
+        event: &Event,
+        rule: &Rule,
+        Wanted { run, input, on_behalf_of }: Wanted,
+    ) -> Result<Option<NewRun>, Refused> {
+        let Some(workflow) = definitions.workflow_of(&run) else { return Ok(None) };
+        let start = Start {
+            revision: definitions.revision.clone(),
+            input: input.into(),
+            started_by: Actor::Rule { name: rule.name.clone(), event: event.id, on_behalf_of },
+            event: Some(event.id),
+            rule: Some(rule.name.clone()),
+            parent: None,
+            depth: 0,
+            outer: None,
+        };
+        let run = conductor::new_run(&workflow, start, self.clock.now());
+        self.to_begin(definitions, &workflow, run).map(Some)
     }
 
     /// Gives a run the stored events that its steps listen to: those that came before the wait was written. Again and again while the store
@@ -206,40 +267,34 @@ impl Engine {
 async fn decide_all(
     definitions: &Arc<Definitions>,
     disabled: &Arc<BTreeMap<String, Option<String>>>,
-    events: Vec<Event>,
-) -> Vec<(Vec<Decision>, Event)> {
-    let mut heard_of = BTreeMap::new();
-    for event in &events {
-        heard_of.entry(event.trigger.clone()).or_insert_with_key(|trigger| has_rules(definitions, trigger));
-    }
-    if heard_of.values().all(|has_rules| !has_rules) {
-        return events.into_iter().map(|event| (Vec::new(), event)).collect();
+    events: Vec<(Event, Values)>,
+) -> Vec<(Vec<Decision>, Event, Values)> {
+    if events.iter().all(|(event, _)| definitions.rules_of(&event.trigger).is_empty()) {
+        return events.into_iter().map(|(event, values)| (Vec::new(), event, values)).collect();
     }
     let share = events.len().div_ceil(DECIDING).max(1);
     let mut events = events.into_iter();
     let shares = std::iter::from_fn(|| {
-        let share: Vec<Event> = events.by_ref().take(share).collect();
+        let share: Vec<(Event, Values)> = events.by_ref().take(share).collect();
         (!share.is_empty()).then_some(share)
     });
     let decided = shares.map(|share| {
         let (definitions, disabled) = (Arc::clone(definitions), Arc::clone(disabled));
         spawn_blocking(move || {
-            let judge = |event: &Event| {
+            let disabled = |rule: &str| disabled.contains_key(rule);
+            let judge = |event: &Event, values: &Values| {
                 // A mistake of ours over one event is no other's.
-                let decisions =
-                    AssertUnwindSafe(|| decide(&definitions, event, &|rule| disabled.contains_key(rule)));
+                let decisions = AssertUnwindSafe(|| decide(&definitions, event, &disabled, values));
                 catch_unwind(decisions).unwrap_or_default()
             };
-            share.into_iter().map(|event| (judge(&event), event)).collect::<Vec<_>>()
+            share
+                .into_iter()
+                .map(|(event, values)| (judge(&event, &values), event, values))
+                .collect::<Vec<_>>()
         })
     });
     let shares = join_all(decided.collect::<Vec<_>>()).await;
     shares.into_iter().flat_map(|share| share.unwrap_or_default()).collect()
-}
-
-/// Whether any rule listens to a trigger.
-fn has_rules(definitions: &Definitions, trigger: &str) -> bool {
-    definitions.rules.values().any(|rule| rule.triggers.iter().any(|known| known == trigger))
 }
 
 /// A match whose run can't be stored.

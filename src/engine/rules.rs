@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::matching::decide::{Verdict, judge};
+use crate::matching::decide::{Verdict, counts_for, judge_alone, keys_of};
 use crate::model::{EventId, Value};
 use crate::store::RuleOverride;
 
@@ -85,12 +85,15 @@ impl Engine {
             ));
             return Ok(answer);
         }
-        match judge(&definitions, definition, &event) {
+        let values = self.values(keys_of(&definitions, definition, &event)).await?;
+        match judge_alone(&definitions, definition, &event, &values) {
             Verdict::Matched(wanted) => {
                 answer.matched = true;
                 answer.run = Some(wanted.run);
                 answer.with = Some(wanted.input);
             }
+            Verdict::Counts(counted) => answer.why = Some(counts_for(definition, &counted)),
+            Verdict::Throttled { why, .. } => answer.why = Some(why),
             Verdict::NotMatched => answer.why = Some("`when` was false".to_owned()),
             Verdict::Errored { why, place } => {
                 answer.why = Some(why);

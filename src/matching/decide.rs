@@ -1,12 +1,14 @@
 //! One event against the rules of its trigger.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::definitions::tree;
+use crate::definitions::meets::{Meets, Part};
+use crate::definitions::tree::{self, Tree};
 use crate::definitions::{Definitions, Place, Rule, fields};
-use crate::expr::Scope;
+use crate::expr::{Scope, Script};
 use crate::model::{Event, Object, Value};
 
 /// What came of one rule.
@@ -20,6 +22,13 @@ pub struct Decision {
 pub enum Verdict {
     Matched(Wanted),
     NotMatched,
+    /// The event is one for a rule that remembers events: its windows decide.
+    Counts(Counted),
+    /// It matched too often; what is run instead, if anything.
+    Throttled {
+        why: String,
+        otherwise: Option<Wanted>,
+    },
     /// The rule itself failed: its place and why.
     Errored {
         why: String,
@@ -36,54 +45,291 @@ pub struct Wanted {
     pub on_behalf_of: Option<String>,
 }
 
-/// Tries every enabled rule of the event's trigger, in order of name. `disabled` are those that people switched off.
-pub fn decide(definitions: &Definitions, event: &Event, disabled: &dyn Fn(&str) -> bool) -> Vec<Decision> {
-    let listens =
-        |rule: &&Arc<Rule>| rule.triggers.contains(&event.trigger) && rule.enabled && !disabled(&rule.name);
-    let rules = definitions.rules.values().filter(listens);
-    rules.map(|rule| Decision { rule: Arc::clone(rule), result: judge(definitions, rule, event) }).collect()
+/// An event that counts for a rule.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    matched: Value,
+    /// For `count` its key, for `all` the events that it may be, each with its key. Empty: the event is a match by itself.
+    pub seats: Vec<Seat>,
+}
+
+/// Where an event counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Which event of `all` it is.
+    pub name: Option<String>,
+    pub key: String,
+}
+
+/// The events that make a match together.
+#[derive(Clone, Debug, Default)]
+pub struct Together {
+    /// Their payloads, oldest first for `count`, in the order of its parts for `all`.
+    pub payloads: Vec<Arc<Value>>,
+}
+
+/// Values of the KV store, by key.
+pub type Values = BTreeMap<String, Value>;
+
+/// The longest text of a key.
+const KEY_BYTES: usize = 1024;
+
+/// Tries every enabled rule of the event's trigger, in order of name. `disabled` are those that people switched off; `values` what the keys have that
+/// [`keys`] gave.
+pub fn decide(
+    definitions: &Definitions,
+    event: &Event,
+    disabled: &dyn Fn(&str) -> bool,
+    values: &Values,
+) -> Vec<Decision> {
+    let rules = listening(definitions, event, disabled);
+    rules
+        .map(|rule| Decision { rule: Arc::clone(rule), result: judge(definitions, rule, event, values) })
+        .collect()
+}
+
+/// The keys of the KV store that rules read for this event.
+pub fn keys(definitions: &Definitions, event: &Event, disabled: &dyn Fn(&str) -> bool) -> Vec<String> {
+    let reading = listening(definitions, event, disabled).filter(|rule| !rule.read.is_empty());
+    reading.flat_map(|rule| keys_of(definitions, rule, event)).collect()
+}
+
+/// The keys that one rule reads for this event; one that can't be said is left out, and fails the rule later.
+pub fn keys_of(definitions: &Definitions, rule: &Rule, event: &Event) -> Vec<String> {
+    let scope = scope(definitions, rule, event);
+    rule.read.iter().filter_map(|(_, key)| key_of(definitions, key, &scope).ok()).collect()
+}
+
+fn listening<'a>(
+    definitions: &'a Definitions,
+    event: &'a Event,
+    disabled: &'a dyn Fn(&str) -> bool,
+) -> impl Iterator<Item = &'a Arc<Rule>> {
+    let listens = move |rule: &&Arc<Rule>| rule.enabled && !disabled(&rule.name);
+    definitions.rules_of(&event.trigger).iter().filter(listens)
 }
 
 /// What one rule makes of an event.
-pub fn judge(definitions: &Definitions, rule: &Rule, event: &Event) -> Verdict {
-    let scope = scope(definitions, rule, event);
-    let matched = match &rule.when {
-        None => Value::Object(Object::new()),
-        Some(when) => match definitions.expr.evaluate(when, &scope) {
-            Ok(Value::Bool(true)) => Value::Object(Object::new()),
-            Ok(Value::Bool(false) | Value::Null) => return Verdict::NotMatched,
-            Ok(map @ Value::Object(_)) => map,
-            Ok(other) => {
-                let why = format!("`when` must give true, false, () or a map, not {other}");
-                return Verdict::Errored { why, place: rule.when_place.clone() };
-            }
-            Err(failure) => {
-                let place = rule.place_in_when(failure.line, failure.column);
-                return Verdict::Errored { why: failure.message, place };
-            }
-        },
-    };
-    match wanted(definitions, rule, &scope.with("matched", matched)) {
-        Ok(wanted) => Verdict::Matched(wanted),
+pub fn judge(definitions: &Definitions, rule: &Rule, event: &Event, values: &Values) -> Verdict {
+    match try_judge(definitions, rule, event, values) {
+        Ok(verdict) => verdict,
         Err((why, place)) => Verdict::Errored { why, place },
     }
 }
 
-fn wanted(definitions: &Definitions, rule: &Rule, scope: &Scope) -> Result<Wanted, (String, Place)> {
+type Errored = (String, Place);
+
+fn try_judge(
+    definitions: &Definitions,
+    rule: &Rule,
+    event: &Event,
+    values: &Values,
+) -> Result<Verdict, Errored> {
+    let scope = with_values(definitions, rule, scope(definitions, rule, event), values)?;
+    let counted = |seats| Counted { matched: Value::Object(Object::new()), seats };
+    if let Meets::All { parts, .. } = &rule.meets {
+        let mut seats = Vec::new();
+        for part in parts.iter().filter(|part| part.trigger == event.trigger) {
+            if let Some(key) = part_key(definitions, part, &scope)? {
+                seats.push(Seat { name: Some(part.name.clone()), key });
+            }
+        }
+        return Ok(if seats.is_empty() { Verdict::NotMatched } else { Verdict::Counts(counted(seats)) });
+    }
+    let Some(matched) = when(definitions, rule, &scope)? else { return Ok(Verdict::NotMatched) };
+    let seats = match &rule.meets {
+        Meets::Count { by, .. } => {
+            let scope = scope.with("matched", matched.clone());
+            vec![Seat { name: None, key: key(definitions, by.as_ref(), &scope, &rule.place)? }]
+        }
+        Meets::Each | Meets::All { .. } => Vec::new(),
+    };
+    if rule.counts() {
+        return Ok(Verdict::Counts(Counted { matched, seats }));
+    }
+    wanted(definitions, rule, &scope.with("matched", matched)).map(Verdict::Matched)
+}
+
+/// What matched, as `matched` shows it; `None` when `when` says no.
+fn when(definitions: &Definitions, rule: &Rule, scope: &Scope) -> Result<Option<Value>, Errored> {
+    let Some(when) = &rule.when else { return Ok(Some(Value::Object(Object::new()))) };
+    match definitions.expr.evaluate(when, scope) {
+        Ok(Value::Bool(true)) => Ok(Some(Value::Object(Object::new()))),
+        Ok(Value::Bool(false) | Value::Null) => Ok(None),
+        Ok(map @ Value::Object(_)) => Ok(Some(map)),
+        Ok(other) => {
+            let why = format!("`when` must give true, false, () or a map, not {other}");
+            Err((why, rule.when_place.clone()))
+        }
+        Err(failure) => Err((failure.message, rule.place_in_when(failure.line, failure.column))),
+    }
+}
+
+/// The key under which an event is this one of `all`; `None` when it is not.
+fn part_key(definitions: &Definitions, part: &Part, scope: &Scope) -> Result<Option<String>, Errored> {
+    let fits = match &part.when {
+        None => true,
+        Some(when) => definitions.expr.condition(when, scope).map_err(|failure| {
+            (format!("`when` of `{}`: {}", part.name, failure.message), part.place.clone())
+        })?,
+    };
+    if !fits {
+        return Ok(None);
+    }
+    key(definitions, part.by.as_ref(), scope, &part.place).map(Some)
+}
+
+/// The text of a key; all events have the same when there is no `by`.
+fn key(
+    definitions: &Definitions,
+    by: Option<&Script>,
+    scope: &Scope,
+    place: &Place,
+) -> Result<String, Errored> {
+    let Some(by) = by else { return Ok(String::new()) };
+    let value = definitions
+        .expr
+        .evaluate(by, scope)
+        .map_err(|failure| (format!("`by`: {}", failure.message), place.clone()))?;
+    let text = value.to_string();
+    match text.len() {
+        0..=KEY_BYTES => Ok(text),
+        bytes => Err((format!("`by` gives a key of {bytes} bytes, more than {KEY_BYTES}"), place.clone())),
+    }
+}
+
+fn with_values(
+    definitions: &Definitions,
+    rule: &Rule,
+    mut scope: Scope,
+    values: &Values,
+) -> Result<Scope, Errored> {
+    let bare = scope.clone();
+    for (name, tree) in &rule.read {
+        let key = key_of(definitions, tree, &bare)
+            .map_err(|why| (format!("`read`: `{name}`: {why}"), rule.place.clone()))?;
+        scope = scope.with(name, values.get(&key).cloned().unwrap_or_default());
+    }
+    Ok(scope)
+}
+
+fn key_of(definitions: &Definitions, tree: &Tree, scope: &Scope) -> Result<String, String> {
+    let rendered = tree.render(&definitions.expr, scope).map_err(|failure| failure.message)?;
+    match rendered.masked() {
+        Value::String(key) => Ok(key),
+        other => Err(format!("the key is a text, not {other}")),
+    }
+}
+
+/// What a rule wants of events that count together, and the key under which `at_most` counts it. `None` when its `when` says no to them.
+///
+/// # Errors
+/// The rule fails: why, and where.
+pub fn finish(
+    definitions: &Definitions,
+    rule: &Rule,
+    event: &Event,
+    counted: &Counted,
+    together: &Together,
+    values: &Values,
+) -> Result<Option<(Wanted, String)>, Errored> {
+    let mut scope = with_values(definitions, rule, scope(definitions, rule, event), values)?;
+    let mut matched = counted.matched.clone();
+    match &rule.meets {
+        Meets::All { parts, .. } => {
+            let named = parts.iter().zip(&together.payloads);
+            let named = named.map(|(part, payload)| (part.name.clone(), (**payload).clone()));
+            scope = scope.with("event", Value::Object(named.collect()));
+            match when(definitions, rule, &scope)? {
+                Some(map) => matched = map,
+                None => return Ok(None),
+            }
+        }
+        Meets::Count { .. } => {
+            let payloads = together.payloads.iter().map(|payload| (**payload).clone()).collect();
+            scope = scope.with("events", Value::Array(payloads));
+        }
+        Meets::Each => (),
+    }
+    let scope = scope.with("matched", matched);
+    let key = match &rule.at_most {
+        Some(limit) => key(definitions, limit.by.as_ref(), &scope, &limit.place)?,
+        None => String::new(),
+    };
+    Ok(Some((wanted(definitions, rule, &scope)?, key)))
+}
+
+/// What one rule makes of an event when nothing is remembered: `at_most` allows it, and where several events are needed, it is one of them.
+pub fn judge_alone(definitions: &Definitions, rule: &Rule, event: &Event, values: &Values) -> Verdict {
+    match judge(definitions, rule, event, values) {
+        Verdict::Counts(counted) if matches!(rule.meets, Meets::Each) => {
+            finish_alone(definitions, rule, event, &counted, values)
+        }
+        other => other,
+    }
+}
+
+/// As if the event was the last of those that `count` needs.
+pub fn finish_alone(
+    definitions: &Definitions,
+    rule: &Rule,
+    event: &Event,
+    counted: &Counted,
+    values: &Values,
+) -> Verdict {
+    let together = Together { payloads: vec![Arc::clone(&event.payload)] };
+    match finish(definitions, rule, event, counted, &together, values) {
+        Ok(Some((wanted, _))) => Verdict::Matched(wanted),
+        Ok(None) => Verdict::NotMatched,
+        Err((why, place)) => Verdict::Errored { why, place },
+    }
+}
+
+/// Says for what an event counts.
+pub fn counts_for(rule: &Rule, counted: &Counted) -> String {
+    let key = counted.seats.first().map(|seat| seat.key.as_str()).unwrap_or_default();
+    let of = if key.is_empty() { String::new() } else { format!(" for {key}") };
+    match &rule.meets {
+        Meets::Each => format!("it matches{of}"),
+        Meets::Count { count, within, .. } => {
+            format!("it counts{of}: the rule matches at every {count} within {within}")
+        }
+        Meets::All { parts, within } => {
+            let names: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
+            let is: Vec<&str> = counted.seats.iter().filter_map(|seat| seat.name.as_deref()).collect();
+            format!(
+                "it is `{}`{of}: the rule matches when {} have come within {within}",
+                is.join("`, `"),
+                names.join(" and ")
+            )
+        }
+    }
+}
+
+/// What is run instead of a match too many.
+///
+/// # Errors
+/// It can't be said: why, and where.
+pub fn otherwise(
+    definitions: &Definitions,
+    rule: &Rule,
+    event: &Event,
+    values: &Values,
+) -> Result<Option<Wanted>, Errored> {
+    let Some(call) = rule.at_most.as_ref().and_then(|limit| limit.otherwise.as_ref()) else {
+        return Ok(None);
+    };
+    let scope = with_values(definitions, rule, scope(definitions, rule, event), values)?;
+    let scope = scope.with("matched", Value::Object(Object::new())).with("events", Value::Array(Vec::new()));
+    let place = |_: &str| call.place.clone();
+    let input = accepted(definitions, (&call.run, &call.with), &scope, &call.place, &place)?;
+    Ok(Some(Wanted { run: call.run.clone(), input, on_behalf_of: None }))
+}
+
+fn wanted(definitions: &Definitions, rule: &Rule, scope: &Scope) -> Result<Wanted, Errored> {
     let expr = &definitions.expr;
-    let given = tree::render_entries(&rule.with, expr, scope).map_err(|(entry, failure)| {
-        (format!("`with`: `{entry}`: {}", failure.message), rule.place_in_with(entry).clone())
-    })?;
-    let fields = definitions.input_of(&rule.run).ok_or_else(|| {
-        let why = format!("there is no action or workflow `{}` in this revision", rule.run);
-        (why, rule.run_place.clone())
-    })?;
-    let input = fields::accept(fields, &given, true).map_err(|mistakes| {
-        // Each begins with the name of its field.
-        let named = mistakes.first().and_then(|mistake| mistake.split('`').nth(1)).unwrap_or_default();
-        let field = named.split(['.', '[']).next().unwrap_or_default();
-        (format!("{}: {}", rule.run, mistakes.join("; ")), rule.place_in_with(field).clone())
-    })?;
+    let place = |entry: &str| rule.place_in_with(entry).clone();
+    let input = accepted(definitions, (&rule.run, &rule.with), scope, &rule.run_place, &place)?;
     let on_behalf_of = match &rule.on_behalf_of {
         None => None,
         Some(tree) => {
@@ -93,7 +339,29 @@ fn wanted(definitions: &Definitions, rule: &Rule, scope: &Scope) -> Result<Wante
             name.masked().as_str().map(|name| linked(definitions, name))
         }
     };
-    Ok(Wanted { run: rule.run.clone(), input: input.masked(), on_behalf_of })
+    Ok(Wanted { run: rule.run.clone(), input, on_behalf_of })
+}
+
+/// The input of what is run, with its defaults.
+fn accepted(
+    definitions: &Definitions,
+    (run, with): (&str, &[(String, Tree)]),
+    scope: &Scope,
+    run_place: &Place,
+    place: &dyn Fn(&str) -> Place,
+) -> Result<Value, Errored> {
+    let given = tree::render_entries(with, &definitions.expr, scope)
+        .map_err(|(entry, failure)| (format!("`with`: `{entry}`: {}", failure.message), place(entry)))?;
+    let fields = definitions.input_of(run).ok_or_else(|| {
+        (format!("there is no action or workflow `{run}` in this revision"), run_place.clone())
+    })?;
+    let input = fields::accept(fields, &given, true).map_err(|mistakes| {
+        // Each begins with the name of its field.
+        let named = mistakes.first().and_then(|mistake| mistake.split('`').nth(1)).unwrap_or_default();
+        let field = named.split(['.', '[']).next().unwrap_or_default();
+        (format!("{run}: {}", mistakes.join("; ")), place(field))
+    })?;
+    Ok(input.masked())
 }
 
 /// The user to whom this outside name is linked; the name itself when there is none.

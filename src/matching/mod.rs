@@ -2,6 +2,7 @@
 //!
 //! Promises: rules are tried in order of name; a rule that errs is an errored match of its own and harms no other.
 
+pub mod correlate;
 pub mod decide;
 
 pub use decide::{Decision, Wanted, decide};

@@ -26,6 +26,7 @@ pub mod secret;
 pub mod slot;
 pub mod step;
 pub mod time;
+pub mod window;
 pub mod worker;
 
 pub use actor::Actor;

@@ -111,7 +111,8 @@ pub fn rehearse(definitions: &Definitions, test: &Test) -> Vec<Report> {
     let of = test.subject.name();
     match &test.subject {
         Subject::Rule { cases, .. } => {
-            let play = |case| (rule::play(&definitions, of, case), Vec::new());
+            let kv = test.setting.kv.as_ref();
+            let play = |case| (rule::play(&definitions, of, kv, case), Vec::new());
             cases.iter().map(|case| report(of, &case.name, &case.place, play(case))).collect()
         }
         Subject::Workflow { mocks, cases, .. } => {

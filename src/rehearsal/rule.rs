@@ -4,12 +4,20 @@ use serde_json::json;
 
 use super::{Difference, compare};
 use crate::definitions::Definitions;
+use crate::definitions::meets::Meets;
 use crate::definitions::test::RuleCase;
-use crate::matching::decide::{self, Verdict};
-use crate::model::{Event, EventId, Value};
+use crate::matching::decide::{self, Values, Verdict};
+use crate::model::{Event, EventId, Object, Value};
 
 /// What differs from what the case expects.
-pub(super) fn play(definitions: &Definitions, rule: &str, case: &RuleCase) -> Vec<Difference> {
+///
+/// A rule that counts is played as if this was the last event that it needs; one that wants several kinds of events can't be played with one.
+pub(super) fn play(
+    definitions: &Definitions,
+    rule: &str,
+    kv: Option<&Object>,
+    case: &RuleCase,
+) -> Vec<Difference> {
     let mut found = Vec::new();
     let Some(rule) = definitions.rules.get(rule) else {
         return vec![super::setting::left_out(definitions, "rule", rule)];
@@ -24,7 +32,14 @@ pub(super) fn play(definitions: &Definitions, rule: &str, case: &RuleCase) -> Ve
         replay_of: None,
     };
     let expect = &case.expect;
-    match decide::judge(definitions, rule, &event) {
+    let values: Values = kv.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let verdict = match decide::judge_alone(definitions, rule, &event, &values) {
+        Verdict::Counts(counted) if matches!(rule.meets, Meets::Count { .. }) => {
+            decide::finish_alone(definitions, rule, &event, &counted, &values)
+        }
+        verdict => verdict,
+    };
+    match verdict {
         Verdict::Errored { why, place } => match &expect.why {
             Some(expected) => compare::holds("why", expected, Some(&why), &mut found),
             None => found.push(Difference {
@@ -39,7 +54,7 @@ pub(super) fn play(definitions: &Definitions, rule: &str, case: &RuleCase) -> Ve
             let got = if matches!(verdict, Verdict::Matched(_)) { "a match" } else { "no match" };
             compare::differs("why", json!(expected), Some(json!(got)), &mut found);
         }
-        Verdict::NotMatched => {
+        Verdict::NotMatched | Verdict::Counts(_) | Verdict::Throttled { .. } => {
             compare::values("match", &json!(expect.matched), Some(&json!(false)), &mut found);
         }
         Verdict::Matched(wanted) => {

@@ -27,6 +27,7 @@ pub(super) fn with(definitions: &Definitions, setting: &Setting) -> Definitions 
             workflow.groups.values_mut().for_each(|group| overlay(&mut Arc::make_mut(group).config, given));
         }
     }
+    changed.sort_rules();
     changed
 }
 

@@ -468,8 +468,7 @@ mod tests {
     async fn routed_events_are_no_longer_offered() {
         let (_folder, store) = fresh().await;
         store.add_events(vec![event("a.b", None), event("a.b", None)], NOW).await.unwrap();
-        let routing = Routing { event: EventId(1), matches: vec![], inputs: vec![], audit: vec![], now: NOW };
-        store.route(routing).await.unwrap();
+        store.route(Routing::of(EventId(1), NOW)).await.unwrap();
         assert_eq!(ids(&store.unrouted(9, 1 << 20).await.unwrap()), [2]);
     }
 }

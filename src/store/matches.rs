@@ -8,7 +8,8 @@ use super::audit::{self, NewAudit};
 use super::db::{Connection, Query, sql};
 use super::rows::Rows;
 use super::runs::{self, Inserted, NewRun};
-use super::{Store, StoreError, bounded, inbox, json};
+use super::windows::NewWindow;
+use super::{Store, StoreError, bounded, inbox, json, windows};
 use crate::model::event::{Match, MatchResult};
 use crate::model::{EventId, RunId, Timestamp, Value};
 
@@ -20,7 +21,17 @@ pub struct Routing {
     /// Inputs for runs that wait for this event. A run that has ended meanwhile gets none.
     pub inputs: Vec<(RunId, Value)>,
     pub audit: Vec<NewAudit>,
+    /// What rules remember after it.
+    pub windows: Vec<NewWindow>,
     pub now: Timestamp,
+}
+
+impl Routing {
+    /// Of an event that no rule meets.
+    pub fn of(event: EventId, now: Timestamp) -> Routing {
+        let (matches, inputs, audit, windows) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Routing { event, matches, inputs, audit, windows, now }
+    }
 }
 
 /// A rule that met the event.
@@ -157,6 +168,8 @@ pub(super) async fn route_all(
     let done = items.iter().zip(&results).filter(|(_, result)| matches!(result, Ok(Routed::Now { .. })));
     let audit: Vec<&NewAudit> = done.flat_map(|(routing, _)| &routing.audit).collect();
     audit::add_all(tx, &audit).await?;
+    let done = items.iter().zip(&results).filter(|(_, result)| matches!(result, Ok(Routed::Now { .. })));
+    windows::save_all(tx, done.flat_map(|(routing, _)| &routing.windows)).await?;
     Ok(results)
 }
 
@@ -241,7 +254,7 @@ mod tests {
     }
 
     fn routing(matches: Vec<NewMatch>, inputs: Vec<(RunId, Value)>) -> Routing {
-        Routing { event: EventId(1), matches, inputs, audit: vec![audit("run.start")], now: NOW }
+        Routing { matches, inputs, audit: vec![audit("run.start")], ..Routing::of(EventId(1), NOW) }
     }
 
     async fn an_event_is_routed_once_with_all_that_comes_of_it() {

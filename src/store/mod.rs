@@ -39,6 +39,7 @@ mod statement;
 mod tokens;
 mod values;
 mod waits;
+mod windows;
 mod workers;
 mod writer;
 
@@ -69,6 +70,7 @@ pub use runs::{Advance, Family, HistoryRow, Inserted, NewHistory, NewRun, RunFil
 pub use secrets::SealedSecret;
 pub use tokens::{NewToken, Token};
 pub use waits::Wait;
+pub use windows::{NewWindow, WindowKey};
 pub use workers::Claim;
 
 /// The longest list that one call gives; the rest comes by the cursor.

@@ -4,6 +4,7 @@ mod again;
 mod approvals;
 mod artefacts;
 mod command_line;
+mod counting;
 mod holds;
 mod language;
 mod locks;
