@@ -12,7 +12,7 @@ use super::Api;
 use super::problem::{Answer, Problem};
 use super::request::{Body, Fields, Id, Params, Who, idempotency_key};
 use super::types::{Event, Page, Why};
-use crate::engine::{Caller, WhyNot};
+use crate::engine::{Caller, On, Tried};
 use crate::model::event::NewEvent;
 use crate::model::{EventId, Value};
 use crate::store::{EventFilter, LONGEST_LIST, MatchFilter};
@@ -68,21 +68,10 @@ pub(super) async fn show(State(api): State<Api>, Id(id): Id<EventId>, params: Pa
     matches.reverse();
     let mut shown = Event::of(&event).with_matches(matches);
     if let Some(rule) = params.text("why") {
-        shown.why = Some(Why::from(api.engine.why(&rule, id).await?));
+        let tried = api.engine.try_rule(Tried::Named(rule.clone()), On::Event(id)).await?;
+        shown.why = tried.into_iter().next().map(|outcome| Why { rule: Some(rule), ..Why::of(outcome) });
     }
     Ok(Json(shown))
-}
-
-impl From<WhyNot> for Why {
-    fn from(why: WhyNot) -> Why {
-        let result = match (why.matched, &why.place) {
-            (true, _) => "matched",
-            (false, Some(_)) => "errored",
-            (false, None) => "not matched",
-        };
-        let WhyNot { rule, run, with, why, place, .. } = why;
-        Why { rule, result: result.to_owned(), run, with, why, place }
-    }
 }
 
 #[derive(Deserialize)]

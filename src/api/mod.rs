@@ -80,6 +80,7 @@ fn v1(api: Api) -> Router {
         .route("/events/{id}", get(events::show))
         .route("/events/{id}/replay", post(events::replay))
         .route("/rules", get(rules::list))
+        .route("/rules/test", post(rules::test))
         .route("/rules/{ref}", get(rules::show))
         .route("/rules/{ref}/enable", post(rules::enable))
         .route("/rules/{ref}/disable", post(rules::disable))

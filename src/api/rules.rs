@@ -10,11 +10,11 @@ use serde_json::json;
 use super::Api;
 use super::problem::{Answer, Problem};
 use super::request::{Body, Fields, Name, Params, Who};
-use super::types::Page;
+use super::types::{Page, Trial, Why};
 use crate::definitions::Rule;
 use crate::definitions::meets::{Meets, Part};
-use crate::engine::Caller;
-use crate::model::Value;
+use crate::engine::{Caller, MOST_TRIED, On, Tried};
+use crate::model::{EventId, Value};
 use crate::store::RuleOverride;
 
 pub(super) async fn list(State(api): State<Api>, params: Params) -> Answer<Page<Value>> {
@@ -108,6 +108,63 @@ pub(super) async fn disable(
     Body(switch): Body<Switch>,
 ) -> Answer<Value> {
     turn(&api, &name, false, switch, &caller).await
+}
+
+#[derive(Deserialize)]
+pub(super) struct Test {
+    rule: String,
+    #[serde(default)]
+    event: Option<Value>,
+    #[serde(default)]
+    trigger: Option<String>,
+    #[serde(default)]
+    event_id: Option<EventId>,
+    #[serde(default)]
+    last: Option<u32>,
+}
+
+impl Fields for Test {
+    const NAMES: &'static [&'static str] = &["rule", "event", "trigger", "event_id", "last"];
+}
+
+pub(super) async fn test(State(api): State<Api>, Who(_): Who, Body(test): Body<Test>) -> Answer<Trial> {
+    let on = match (test.event, test.event_id, test.last) {
+        (Some(event), None, None) => {
+            let (trigger, payload) = unwrapped(event);
+            On::Payload { trigger: test.trigger.or(trigger), payload }
+        }
+        (None, Some(id), None) => On::Event(id),
+        (None, None, Some(count)) if (1..=MOST_TRIED).contains(&count) => On::Last(count),
+        (None, None, Some(_)) => {
+            return Err(Problem::invalid(vec![format!("`last` is 1 to {MOST_TRIED}")]));
+        }
+        _ => {
+            let why = "say one of `event` (a payload), `event_id` (a stored event) or `last` (so many stored events)";
+            return Err(Problem::invalid(vec![why.to_owned()]));
+        }
+    };
+    // The text of a rule has keys.
+    let tried = match test.rule.contains(':') {
+        true => Tried::Text(test.rule),
+        false => Tried::Named(test.rule),
+    };
+    let results: Vec<Why> = api.engine.try_rule(tried, on).await?.into_iter().map(Why::of).collect();
+    let matched = results.iter().filter(|result| result.result == "matched").count();
+    Ok(Json(Trial { tried: results.len(), matched, results }))
+}
+
+/// The payload of `{trigger, payload}`; anything else is a payload itself.
+fn unwrapped(event: Value) -> (Option<String>, Value) {
+    match event {
+        Value::Object(mut event)
+            if event.contains_key("payload")
+                && event.keys().all(|key| ["payload", "trigger"].contains(&key.as_str())) =>
+        {
+            let trigger = event.get("trigger").and_then(Value::as_str).map(str::to_owned);
+            (trigger, event.remove("payload").unwrap_or_default())
+        }
+        other => (None, other),
+    }
 }
 
 async fn turn(api: &Api, name: &str, enabled: bool, switch: Switch, caller: &Caller) -> Answer<Value> {

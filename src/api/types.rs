@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine;
 use crate::model::approval::{ApprovalStatus, Vote};
 use crate::model::event::Match;
 use crate::model::hold::Hold;
@@ -9,7 +10,9 @@ use crate::model::log::Stream;
 use crate::model::release::Deployment;
 use crate::model::run::Undone;
 use crate::model::step::StepState;
-use crate::model::{self, ApprovalId, EventId, RunError, RunId, RunStatus, StepStatus, Timestamp, Value};
+use crate::model::{
+    self, ApprovalId, EventId, Object, RunError, RunId, RunStatus, StepStatus, Timestamp, Value,
+};
 
 /// A page of a list. `next` is the cursor of the page after; null at the end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,8 +106,8 @@ impl From<Deployment> for Deployed {
     }
 }
 
-impl From<crate::engine::WayBack> for WayBack {
-    fn from(way: crate::engine::WayBack) -> WayBack {
+impl From<engine::WayBack> for WayBack {
+    fn from(way: engine::WayBack) -> WayBack {
         WayBack {
             app: way.from.app.clone(),
             environment: way.from.environment.clone(),
@@ -451,19 +454,71 @@ pub struct Event {
     pub why: Option<Why>,
 }
 
-/// What a rule makes of an event: `matched`, `not matched`, `errored`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What a rule makes of an event: `matched`, `not matched`, `counted`, `throttled`, `errored`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Why {
-    pub rule: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The stored event, when it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<EventId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received_at: Option<Timestamp>,
     pub result: String,
+    /// What would run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub with: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// The parts of `when` that made it false.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<WhyPart>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<String>,
+}
+
+/// A part of a `when`, what it came to, and what its names had.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WhyPart {
+    pub text: String,
+    pub came_to: String,
+    pub names: Object,
+}
+
+impl Why {
+    pub fn of(outcome: engine::TrialOutcome) -> Why {
+        let part = |part: engine::WhyPart| WhyPart {
+            text: part.text,
+            came_to: part.came_to,
+            names: part.names.into_iter().collect(),
+        };
+        Why {
+            rule: None,
+            event: outcome.event,
+            received_at: outcome.received_at,
+            result: outcome.result.to_owned(),
+            run: outcome.run,
+            with: outcome.with,
+            on_behalf_of: outcome.on_behalf_of,
+            why: outcome.why,
+            parts: outcome.parts.into_iter().map(part).collect(),
+            place: outcome.place,
+        }
+    }
+}
+
+/// What a rule makes of several events.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// How many events it was tried on, and how many matched.
+    pub tried: usize,
+    pub matched: usize,
+    /// Oldest first.
+    pub results: Vec<Why>,
 }
 
 impl Event {

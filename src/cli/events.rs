@@ -1,13 +1,12 @@
 //! `siskin events`: list, show, send, replay.
 
-use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::inputs::read_json;
 use super::screen::ago;
 use super::{Client, Screen, ServerArgs};
 use crate::api::types::{Event, Page};
@@ -162,14 +161,7 @@ fn show(found: &Value, screen: &mut Screen) -> anyhow::Result<()> {
 impl SendArgs {
     async fn run(self, screen: &mut Screen) -> anyhow::Result<()> {
         let client = Client::find(&self.server)?;
-        let mut text = String::new();
-        if self.file.as_os_str() == "-" {
-            std::io::stdin().read_to_string(&mut text).context("stdin")?;
-        } else {
-            text = std::fs::read_to_string(&self.file).with_context(|| self.file.display().to_string())?;
-        }
-        let payload: Value =
-            serde_json::from_str(&text).with_context(|| format!("{} is not JSON", self.file.display()))?;
+        let payload = read_json(&self.file)?;
         let mut body = json!({"trigger": self.trigger, "payload": payload});
         if let Some(key) = self.dedup {
             body["dedup"] = json!(key);

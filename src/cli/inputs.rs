@@ -1,8 +1,24 @@
-//! `name=value` and `name:=JSON` on the command line.
+//! `name=value` and `name:=JSON` on the command line, and files of JSON.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::Context as _;
 
 use crate::model::{Object, Value};
 
 use super::Usage;
+
+/// The JSON of a file; `-` is stdin.
+pub(super) fn read_json(file: &Path) -> anyhow::Result<Value> {
+    let mut text = String::new();
+    if file.as_os_str() == "-" {
+        std::io::stdin().read_to_string(&mut text).context("stdin")?;
+    } else {
+        text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    }
+    serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))
+}
 
 /// One `name=value`.
 #[derive(Clone, Debug, PartialEq)]

@@ -30,6 +30,7 @@ mod secret;
 mod serve;
 mod test;
 mod token;
+mod why;
 mod worker;
 
 use std::process::ExitCode;
@@ -92,9 +93,11 @@ enum Command {
     Rerun(again::RerunArgs),
     /// Take back what an ended run did, or put an environment back to an earlier version: shows the plan first
     Rollback(again::RollbackArgs),
+    /// Show what a run, or the version on an environment, came of, and what it waits for
+    Why(why::WhyArgs),
     /// List events or show one; send or replay
     Events(events::EventsArgs),
-    /// List rules or show one; enable or disable
+    /// List rules or show one; test, enable or disable
     Rules(rules::RulesArgs),
     /// List what waits for people
     Approvals(approvals::ListArgs),
@@ -172,6 +175,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Hold(args) => args.run(screen).await,
         Command::Unhold(args) => args.run(screen).await,
         Command::Holds(args) => args.run(screen).await,
+        Command::Why(args) => args.run(screen).await,
         Command::Rerun(args) => args.run(screen).await,
         Command::Rollback(args) => args.run(screen).await,
         Command::Events(args) => args.run(screen).await,

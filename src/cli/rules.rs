@@ -1,18 +1,22 @@
-//! `siskin rules`: list, show, enable, disable.
+//! `siskin rules`: list, show, test, enable, disable.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::client::segment;
+use super::inputs::read_json;
 use super::{Client, Screen, ServerArgs};
-use crate::model::Value;
+use crate::model::{EventId, Value};
 
 #[derive(Args, Debug)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "Examples:\n  siskin rules site.ci_on_push\n  siskin rules disable site.ci_on_push -m 'too many builds'"
+    after_help = "Examples:\n  siskin rules site.ci_on_push\n  siskin rules test rules/ci_on_push.yaml --last 100\n  siskin rules disable site.ci_on_push -m 'too many builds'"
 )]
 pub(super) struct RulesArgs {
     #[command(subcommand)]
@@ -29,10 +33,39 @@ pub(super) struct RulesArgs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Show what it would make of events, in force or as a file that is not there yet; nothing is done
+    Test(TestArgs),
     /// Let it match again, whatever was switched before
     Enable(SwitchArgs),
     /// Let it match no more; outlives restarts and new versions of its file
     Disable(SwitchArgs),
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  siskin rules test site.ci_on_push --event push.json\n  siskin rules test rules/ci_on_push.yaml --last 500\n  siskin rules test site.ci_on_push --event-id 4711\n\nCounts (`count`, `all`, `at_most`) begin empty and see the events in their order."
+)]
+struct TestArgs {
+    /// A rule in force, or a file with one
+    #[arg(value_name = "REF|FILE")]
+    rule: String,
+    /// On this payload, a file of JSON; `-` reads stdin
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["event_id", "last"], required_unless_present_any = ["event_id", "last"])]
+    event: Option<PathBuf>,
+    /// The payload's trigger, where the rule has several
+    #[arg(long, value_name = "REF", requires = "event")]
+    trigger: Option<String>,
+    /// On this stored event
+    #[arg(long, value_name = "ID", conflicts_with = "last")]
+    event_id: Option<EventId>,
+    /// On the last so many stored events of its triggers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    last: Option<u32>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
 }
 
 #[derive(Args, Debug)]
@@ -49,6 +82,7 @@ struct SwitchArgs {
 impl RulesArgs {
     pub(super) async fn run(self, screen: &mut Screen) -> anyhow::Result<ExitCode> {
         match self.verb {
+            Some(Verb::Test(args)) => args.run(screen).await?,
             Some(Verb::Enable(args)) => args.switch("enable", screen).await?,
             Some(Verb::Disable(args)) => args.switch("disable", screen).await?,
             None => {
@@ -63,6 +97,41 @@ impl RulesArgs {
             }
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl TestArgs {
+    async fn run(self, screen: &mut Screen) -> anyhow::Result<()> {
+        let is_file = Path::new(&self.rule).is_file() || self.rule.ends_with(".yaml");
+        let rule = match is_file {
+            true => fs::read_to_string(&self.rule).with_context(|| format!("{} can't be read", self.rule))?,
+            false => self.rule,
+        };
+        let event = self.event.as_deref().map(read_json).transpose()?;
+        let body = json!({
+            "rule": rule, "event": event, "trigger": self.trigger, "event_id": self.event_id, "last": self.last,
+        });
+        let client = Client::find(&self.server)?;
+        let trial: Value = client.post("/rules/test", &body).await?;
+        if self.json {
+            return Ok(screen.json(&trial)?);
+        }
+        for result in trial["results"].as_array().into_iter().flatten() {
+            let of = result["event"].as_i64().map(|id| format!("event {id}: ")).unwrap_or_default();
+            let mut line = format!("{of}{}", text(result, "result"));
+            if let Some(run) = result["run"].as_str() {
+                line += &format!(": {run} {}", result["with"]);
+            }
+            if let Some(why) = result["why"].as_str() {
+                line += &format!(": {why}");
+            }
+            if let Some(place) = result["place"].as_str() {
+                line += &format!(" ({place})");
+            }
+            screen.line(line)?;
+        }
+        screen.line(format!("{} of {} events match", trial["matched"], trial["tried"]))?;
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ mod recovery;
 mod reports;
 mod router;
 mod timers;
+mod trial;
 mod verbs;
 mod workers;
 
@@ -49,10 +50,11 @@ use crate::model::{RunId, Value};
 use crate::secrets::Secrets;
 use crate::store::{Artefacts, NewNode, Store};
 
+pub use crate::matching::explain::Part as WhyPart;
 pub use hold::{Held, HeldKind};
 pub use load::{Loaded, last_in_force};
 pub use rerun::Rerun;
-pub use rules::WhyNot;
+pub use trial::{MOST_TRIED, On, Outcome as TrialOutcome, Tried};
 pub use verbs::{Accepted, Answer, Caller, Change, Refused, StartRun};
 pub use way_back::WayBack;
 pub use workers::{HeldBack, Workers};

@@ -88,6 +88,11 @@ pub fn decide(
         .collect()
 }
 
+/// What one rule makes of an event, whether it is enabled or not.
+pub fn decide_one(definitions: &Definitions, rule: &Arc<Rule>, event: &Event, values: &Values) -> Decision {
+    Decision { rule: Arc::clone(rule), result: judge(definitions, rule, event, values) }
+}
+
 /// The keys of the KV store that rules read for this event.
 pub fn keys(definitions: &Definitions, event: &Event, disabled: &dyn Fn(&str) -> bool) -> Vec<String> {
     let reading = listening(definitions, event, disabled).filter(|rule| !rule.read.is_empty());
@@ -117,7 +122,8 @@ pub fn judge(definitions: &Definitions, rule: &Rule, event: &Event, values: &Val
     }
 }
 
-type Errored = (String, Place);
+/// Why a rule failed, and where.
+pub(super) type Errored = (String, Place);
 
 fn try_judge(
     definitions: &Definitions,
@@ -372,6 +378,16 @@ fn linked(definitions: &Definitions, name: &str) -> String {
     }
     let by_link = users.iter().find(|(_, user)| user.links.values().any(|link| link == name));
     by_link.map_or_else(|| name.to_owned(), |(user, _)| user.clone())
+}
+
+/// What `when` sees.
+pub(super) fn scope_of(
+    definitions: &Definitions,
+    rule: &Rule,
+    event: &Event,
+    values: &Values,
+) -> Result<Scope, Errored> {
+    with_values(definitions, rule, scope(definitions, rule, event), values)
 }
 
 fn scope(definitions: &Definitions, rule: &Rule, event: &Event) -> Scope {

@@ -4,5 +4,6 @@
 
 pub mod correlate;
 pub mod decide;
+pub mod explain;
 
 pub use decide::{Decision, Wanted, decide};

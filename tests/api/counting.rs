@@ -135,3 +135,93 @@ fn keys_that_do_not_belong_together_are_mistakes_with_their_place() {
         assert!(said.contains(wanted), "{rule}\n{said}");
     }
 }
+
+#[test]
+fn a_draft_is_tried_on_the_events_that_were_and_says_why_not() {
+    let server = Server::start(&[GO, STOP, NOTE]);
+    for (host, bad) in [("a", true), ("b", true), ("a", false), ("a", true)] {
+        send(&server, "site.go", json!({"host": host, "bad": bad}));
+    }
+    send(&server, "site.stop", json!({"host": "a", "bad": true}));
+    let draft = "trigger: go\nwhen: event.host == \"a\" && event.bad\nrun: note\nwith: {what: \"{{ event.host }}\"}\n";
+    let tried = server.post("/rules/test", &json!({"rule": draft, "last": 100}));
+    assert_eq!((&tried["tried"], &tried["matched"]), (&json!(4), &json!(2)), "{tried}");
+    let results: Vec<&str> = tried["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|result| result["result"].as_str().unwrap())
+        .collect();
+    assert_eq!(results, ["matched", "not matched", "not matched", "matched"]);
+    assert_eq!(tried["results"][0]["with"], json!({"what": "a"}));
+    assert_eq!(tried["results"][1]["why"], "`event.host == \"a\"` is false: event.host is \"b\"");
+    assert_eq!(
+        tried["results"][2]["parts"],
+        json!([{"text": "event.bad", "came_to": "false", "names": {"event.bad": false}}])
+    );
+    // The last two of them only; and it counts as it would have counted.
+    let counts = format!("{draft}at_most: {{count: 1, per: 1h}}\n");
+    let tried = server.post("/rules/test", &json!({"rule": counts, "last": 4}));
+    assert_eq!(tried["results"][3]["result"], "throttled", "{tried}");
+    assert_eq!(server.post("/rules/test", &json!({"rule": draft, "last": 2}))["tried"], 2);
+    // Nothing was done.
+    assert_eq!(server.get("/runs")["items"], json!([]));
+    let (status, answer) =
+        server.ask("POST", "/rules/test", Some(&json!({"rule": "trigger: goo\nrun: note\n", "last": 1})));
+    assert_eq!(status, 422);
+    assert!(answer.to_string().contains("did you mean `site.go`"), "{answer}");
+    for body in [
+        json!({"rule": draft}),
+        json!({"rule": draft, "last": 0}),
+        json!({"rule": draft, "last": 1, "event_id": 1}),
+    ] {
+        assert_eq!(server.ask("POST", "/rules/test", Some(&body)).0, 422, "{body}");
+    }
+}
+
+#[test]
+fn the_command_line_tries_a_file_on_a_payload() {
+    let server = Server::start(&[GO, NOTE]);
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let rule =
+        write("r.yaml", "trigger: go\nwhen: event.a > 1\nrun: note\nwith: {what: \"{{ event.a }}\"}\n");
+    let (two, one) = (write("two.json", "{\"a\": 2}"), write("one.json", "{\"a\": 1}"));
+    let said = |event: &str| {
+        let output = server.cli(&["rules", "test", &rule, "--event", event]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(said(&two), "matched: site.note {\"what\":2}\n1 of 1 events match\n");
+    assert_eq!(said(&one), "not matched: `event.a > 1` is false: event.a is 1\n0 of 1 events match\n");
+}
+
+#[test]
+fn why_tells_the_way_back_to_the_event_and_what_is_waited_for() {
+    let asks = "description: d\nsteps:\n  - {id: ok, approve: {ask: Sure?, of: [admin], timeout: 1h}}\n";
+    let outer = "description: d\nsteps:\n  - {id: inner, run: asks}\n";
+    let rule = "trigger: go\nrun: outer\n";
+    let files =
+        [GO, ("workflows/asks.yaml", asks), ("workflows/outer.yaml", outer), ("rules/on_go.yaml", rule)];
+    let server = Server::start(&files);
+    let matches = send(&server, "site.go", json!({}));
+    let outer = matches[0]["run"].as_i64().unwrap();
+    let children =
+        server.wait_for(&format!("/runs?parent={outer}"), |page| page["items"][0]["status"] == "waiting");
+    let child = children["items"][0]["id"].as_i64().unwrap();
+    let output = server.cli(&["why", &child.to_string()]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with(&format!("run {child}: site.asks is waiting, at ok, ")), "{said}");
+    assert_eq!(lines[1], format!("<- step `inner` of run {outer}"));
+    assert!(lines[2].starts_with(&format!("  <- run {outer}: site.outer is ")), "{said}");
+    assert_eq!(lines[3], "    <- rule site.on_go");
+    assert!(lines[4].starts_with("      <- event 1: site.go from api, "), "{said}");
+    assert!(lines[5].starts_with("step `ok` waits for ") && lines[5].contains("siskin approve 1"), "{said}");
+    let bad = server.cli(&["why", "nonsense"]);
+    assert_eq!(bad.status.code(), Some(2));
+}
