@@ -21,6 +21,7 @@ pub mod git; // commits, by the git program
 pub mod ssh; // other hosts, by the ssh program
 pub mod delivery; // packages, repositories, hosts, rollouts
 pub mod amqp; // the only place that knows AMQP
+pub mod consul; // the only place that knows Consul
 pub mod dispatch; // how an attempt reaches a worker
 pub mod worker; // does attempts
 pub mod runners; // how actions are done

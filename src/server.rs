@@ -29,6 +29,7 @@ use crate::model::Span;
 use crate::process;
 use crate::secrets::Secrets;
 use crate::site;
+use crate::sources::Sources;
 use crate::store::{Artefacts, Beat, Location, NewNode, Store};
 use crate::worker::Workspaces;
 
@@ -126,7 +127,10 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let watch = SiteWatch { folder: options.site.clone(), known: files, changed: false, told: None };
     tasks.spawn(watch.run(Arc::clone(&engine), stop_intake.clone()));
 
-    let router = api::router(Arc::clone(&engine), Arc::new(auth), stop_intake.clone());
+    let sources = Sources::new(Arc::clone(&engine));
+    tasks.spawn(Arc::clone(&sources).run(stop_intake.clone()));
+
+    let router = api::router(Arc::clone(&engine), Arc::new(auth), sources, stop_intake.clone());
     let server_json = announce(&data, address)?;
     tracing::info!("listening on http://{address}, site {}, data {}", options.site.display(), data.display());
     serve_until_asked(listener, router, &stop_intake).await?;

@@ -15,5 +15,6 @@ mod kill;
 mod process;
 mod rehearsal;
 mod shipped;
+mod sources;
 mod support;
 mod worker;

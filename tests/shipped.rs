@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::json;
+use siskin::definitions::webhook::Verify;
 use siskin::definitions::{Definitions, Files};
 use siskin::expr::Scope;
 use siskin::runners::native;
@@ -84,6 +85,27 @@ fn pushes_of_branches_of_our_apps_start_the_pipeline_and_nothing_else_does() {
         .with("event", json!({"ref": "refs/heads/main", "repository": {"name": "shop"}}))
         .with("apps", json!({"shop": {}}));
     assert!(definitions.expr.condition(when, &short).unwrap(), "without `deleted`");
+}
+
+#[test]
+fn sources_that_ship_are_verified_and_know_what_they_had() {
+    let definitions = shipped();
+    let hooks: Vec<_> =
+        definitions.sources.values().filter_map(|source| Some((source, source.webhook()?))).collect();
+    assert_eq!(hooks.len(), 9);
+    for (source, hook) in hooks {
+        assert!(hook.dedup.is_some(), "{}", source.name);
+        assert_eq!(hook.verify == Verify::None, source.name == "alertmanager.webhook", "{}", source.name);
+        assert!(!source.description.is_empty(), "{}", source.name);
+    }
+    for trigger in definitions.triggers.values() {
+        assert!(!trigger.description.is_empty(), "{}", trigger.name);
+    }
+    let reference = fs::read_to_string("docs/reference/definitions.md").unwrap();
+    for trigger in definitions.triggers.values().filter(|trigger| !trigger.name.starts_with("bitbucket.")) {
+        let short = trigger.name.split('.').nth(1).unwrap();
+        assert!(reference.contains(short), "the reference does not name {}", trigger.name);
+    }
 }
 
 #[test]

@@ -13,7 +13,6 @@ use super::types::Page;
 use crate::definitions::fields::shown_fields;
 use crate::definitions::source::Kind as SourceKind;
 use crate::definitions::tree::Tree;
-use crate::definitions::webhook::Verify;
 use crate::definitions::workflow::{ForEach, Group, Kind, List, MaxFailures, StartOn, Step, Worker};
 use crate::definitions::{Action, Definitions, Source, Trigger, Workflow};
 use crate::model::{Object, OnLimit, Value};
@@ -196,24 +195,27 @@ pub(super) async fn source(State(api): State<Api>, Name(name): Name) -> Answer<V
 }
 
 async fn source_shape(api: &Api, source: &Source) -> Value {
-    let SourceKind::Webhook(hook) = &source.kind;
-    let (verify, secret) = match &hook.verify {
-        Verify::None => ("none", None),
-        Verify::HmacSha256 { secret, .. } => ("hmac_sha256", Some(secret)),
-        Verify::Token { secret, .. } => ("token", Some(secret)),
-    };
-    json!({
+    let mut shown = json!({
         "name": source.name,
         "pack": source.pack,
         "description": source.description,
-        "kind": "webhook",
-        "path": hook.path,
-        "url": format!("{}/hooks/{}", api.engine.public_url().trim_end_matches('/'), hook.path),
-        "verify": verify,
-        "secret": secret,
-        "health": api.sources.health(source).await,
-        "place": source.place.to_string(),
-    })
+    });
+    match &source.kind {
+        SourceKind::Webhook(hook) => {
+            shown["kind"] = json!("webhook");
+            shown["path"] = json!(hook.path);
+            shown["url"] =
+                json!(format!("{}/hooks/{}", api.engine.public_url().trim_end_matches('/'), hook.path));
+            shown["verify"] = json!(hook.verify.kinds());
+            shown["secrets"] = json!(hook.verify.secrets());
+            let rate = hook.limit.rate.map(|rate| rate.to_string());
+            shown["limit"] = json!({"size": hook.limit.size, "depth": hook.limit.depth, "rate": rate});
+        }
+        SourceKind::Live(live) => shown["kind"] = json!(live.watch.kind()),
+    }
+    shown["health"] = json!(api.sources.health(source).await);
+    shown["place"] = json!(source.place.to_string());
+    shown
 }
 
 pub(super) async fn packs(State(api): State<Api>, params: Params) -> Answer<Page<Value>> {

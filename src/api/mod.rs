@@ -56,8 +56,12 @@ struct Api {
 }
 
 /// All routes of a server. Those who follow a log or the stream are let go when `stop` is cancelled.
-pub fn router(engine: Arc<Engine>, auth: Arc<Auth>, stop: CancellationToken) -> Router {
-    let sources = Sources::new(Arc::clone(&engine));
+pub fn router(
+    engine: Arc<Engine>,
+    auth: Arc<Auth>,
+    sources: Arc<Sources>,
+    stop: CancellationToken,
+) -> Router {
     let hooks = webhook::router(Arc::clone(&sources));
     let api = Api { engine, auth, sources, stop };
     let open = Router::new()

@@ -81,7 +81,12 @@ impl Server {
             loaded,
         });
         let stop = CancellationToken::new();
-        let router = super::router(Arc::clone(&engine), Arc::new(auth), stop.clone());
+        let router = super::router(
+            Arc::clone(&engine),
+            Arc::new(auth),
+            crate::sources::Sources::new(Arc::clone(&engine)),
+            stop.clone(),
+        );
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let closing = stop.clone();
@@ -262,10 +267,11 @@ async fn a_bad_body_is_the_senders_mistake() {
     let form = "a=b".to_owned();
     for (body, kind, status) in [
         ("hello".to_owned(), "application/json", 400),
-        (deep, "application/json", 400),
+        (deep, "application/json", 422),
         (huge, "application/json", 413),
-        (form.clone(), "application/x-www-form-urlencoded", 400),
-        (form, "text/plain", 415),
+        (form.clone(), "application/x-www-form-urlencoded", 422),
+        (form.clone(), "text/plain", 400),
+        (form, "text/html", 415),
         ("{}".to_owned(), "application/json", 422),
         ("[]".to_owned(), "application/json", 422),
     ] {

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::Screen;
 use super::screen::Style;
+use crate::clock::Clock;
 use crate::definitions::{Definitions, mistake};
 use crate::site;
 
@@ -33,6 +34,14 @@ impl CheckArgs {
             screen.json(&json!({"ok": ok, "mistakes": mistakes, "revision": definitions.revision}))?;
         } else if ok {
             screen.line(format!("{}: {}", screen.paint(Style::Good, "ok"), what(&definitions)))?;
+            let now = Clock::wall().now();
+            for rule in definitions.rules.values() {
+                let Some(schedule) = &rule.schedule else { continue };
+                let times: Vec<String> =
+                    schedule.next_times(now, SHOWN_TIMES).into_iter().map(|at| schedule.local(at)).collect();
+                let off = if rule.enabled { "" } else { " (disabled)" };
+                screen.line(format!("{}{off} is due at {}", rule.name, times.join(", ")))?;
+            }
         } else {
             screen.line(mistake::show(&mistakes, &files, screen.has_colours()))?;
             let count = count(mistakes.len(), "mistake");
@@ -41,6 +50,9 @@ impl CheckArgs {
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
+
+/// How many times of a schedule are shown.
+const SHOWN_TIMES: usize = 5;
 
 fn what(definitions: &Definitions) -> String {
     let apps = definitions.apps.as_object().map_or(0, |apps| apps.len());

@@ -11,17 +11,21 @@ pub mod action;
 pub mod answers;
 pub mod app;
 pub mod check;
+pub mod consul;
 pub mod fields;
 mod graph;
 mod groups;
+pub mod live;
 mod loops;
 pub mod mistake;
 mod read;
 mod reads;
 pub mod origin;
 pub mod rule;
+pub mod schedule;
 mod sheet;
 pub mod site;
+pub mod listening;
 pub mod meets;
 pub mod source;
 pub mod webhook;
@@ -50,6 +54,7 @@ pub use workflow::Workflow;
 use crate::expr::Expr;
 use crate::model::Value;
 use crate::model::retry::Retry;
+use listening::Listening;
 
 /// The pack of the repository's own definitions.
 pub const SITE: &str = "site";
@@ -84,7 +89,7 @@ pub struct Definitions {
     pub workflows: BTreeMap<String, Arc<Workflow>>,
     pub rules: BTreeMap<String, Arc<Rule>>,
     /// The same by trigger: each event meets those of its own only.
-    listening: BTreeMap<String, Vec<Arc<Rule>>>,
+    listening: BTreeMap<String, Listening>,
     pub triggers: BTreeMap<String, Arc<Trigger>>,
     pub sources: BTreeMap<String, Arc<Source>>,
     /// What `siskin test` plays, in the order of their files.
@@ -113,9 +118,9 @@ impl<'a> Callable<'a> {
 }
 
 impl Definitions {
-    /// The rules that look at events of a trigger, in order of name.
-    pub fn rules_of(&self, trigger: &str) -> &[Arc<Rule>] {
-        self.listening.get(trigger).map(Vec::as_slice).unwrap_or_default()
+    /// The rules that look at events of a trigger.
+    pub fn rules_of(&self, trigger: &str) -> Option<&Listening> {
+        self.listening.get(trigger)
     }
 
     /// To be called when `rules` has changed.
@@ -123,7 +128,7 @@ impl Definitions {
         self.listening.clear();
         for rule in self.rules.values() {
             for trigger in &rule.triggers {
-                self.listening.entry(trigger.clone()).or_default().push(Arc::clone(rule));
+                self.listening.entry(trigger.clone()).or_default().add(rule);
             }
         }
     }

@@ -11,7 +11,7 @@ use super::mistake::{EMBEDDED, Mistake, Place};
 use super::sheet::Sheet;
 use super::site::Site;
 use super::yaml::{Node, Source};
-use super::{Definitions, Files, SITE, action, app, rule, site, source, test, trigger, workflow};
+use super::{Definitions, Files, SITE, action, app, live, rule, site, source, test, trigger, workflow};
 use crate::expr::Expr;
 use crate::model::{Filled, Object, Value};
 
@@ -117,6 +117,7 @@ pub(super) fn read(files: &Files) -> (Definitions, Vec<Mistake>) {
     drop(world);
     mistakes.sort_by(|one, other| (&one.place, &one.message).cmp(&(&other.place, &other.message)));
     mistakes.dedup();
+    let sources = with_clocks(kept.sources, &kept.rules, &expr);
     let mut definitions = Definitions {
         revision: revision(files),
         expr: Arc::new(expr),
@@ -126,13 +127,36 @@ pub(super) fn read(files: &Files) -> (Definitions, Vec<Mistake>) {
         rules: kept.rules,
         listening: BTreeMap::new(),
         triggers: kept.triggers,
-        sources: kept.sources,
+        sources,
         tests,
         apps: Arc::new(apps),
         left_out,
     };
     definitions.sort_rules();
     (definitions, mistakes)
+}
+
+/// The sources, and one for the schedule of each enabled rule that has one.
+fn with_clocks(
+    mut sources: BTreeMap<String, Arc<source::Source>>,
+    rules: &BTreeMap<String, Arc<rule::Rule>>,
+    expr: &Expr,
+) -> BTreeMap<String, Arc<source::Source>> {
+    for rule in rules.values().filter(|rule| rule.enabled) {
+        let (Some(schedule), Ok(trigger)) = (&rule.schedule, expr.template(rule::SCHEDULE)) else { continue };
+        let watch = live::Watch::At(schedule.clone());
+        let clock = source::Source {
+            name: rule.clock(),
+            pack: rule.pack.clone(),
+            place: rule.place.clone(),
+            description: format!("The schedule of the rule {}.", rule.name),
+            config: rule.config.clone(),
+            kind: source::Kind::Live(live::Live { trigger, dedup: None, each: None, watch }),
+            text: format!("{} {:?}", schedule.subject, schedule.catch_up).into(),
+        };
+        sources.insert(clock.name.clone(), Arc::new(clock));
+    }
+    sources
 }
 
 /// Hex SHA-256 over every path and text, each with its length before it, so that no two sets of files read alike.
@@ -597,7 +621,7 @@ impl Collected {
         }
         let mut paths: BTreeMap<&str, &source::Source> = BTreeMap::new();
         for source in self.definitions.sources.values() {
-            let source::Kind::Webhook(webhook) = &source.kind;
+            let source::Kind::Webhook(webhook) = &source.kind else { continue };
             if let Some(other) = paths.insert(&webhook.path, source) {
                 let message = format!("the path `{}` is that of the source {} too", webhook.path, other.name);
                 doubles.push(((Kind::Source, source.name.clone()), source.place.clone(), message));

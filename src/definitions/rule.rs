@@ -4,11 +4,12 @@ use super::Place;
 use super::check::{Seen, World};
 use super::meets::{self, AtMost, Meets};
 use super::origin::Origin;
-use super::sheet::{Keys, Sheet};
+use super::schedule::{self, Schedule};
+use super::sheet::{Keys, Sheet, Table};
 use super::tree::Tree;
 use super::yaml::{Content, Node};
 use crate::expr::Script;
-use crate::model::Value;
+use crate::model::{Event, Value};
 
 #[derive(Clone, Debug)]
 pub struct Rule {
@@ -21,6 +22,8 @@ pub struct Rule {
     pub triggers: Vec<String>,
     /// Values of the KV store that are read before `when`: the name, and the key.
     pub read: Vec<(String, Tree)>,
+    /// When it is due; its events come from a source of its own.
+    pub schedule: Option<Schedule>,
     pub meets: Meets,
     pub at_most: Option<AtMost>,
     /// Changes when what it counts does.
@@ -45,6 +48,16 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// What the events of its schedule come from.
+    pub fn clock(&self) -> String {
+        format!("{}.schedule", self.name)
+    }
+
+    /// Whether an event of one of its triggers is for it: that of a schedule is for its own rule only.
+    pub fn hears(&self, event: &Event) -> bool {
+        self.schedule.is_none() || event.trigger != SCHEDULE || event.source == self.clock()
+    }
+
     /// Whether it remembers events.
     pub fn counts(&self) -> bool {
         self.at_most.is_some() || !matches!(self.meets, Meets::Each)
@@ -70,6 +83,7 @@ const RULE: Keys = Keys {
     built: &[
         "description",
         "trigger",
+        "schedule",
         "read",
         "when",
         "count",
@@ -83,8 +97,11 @@ const RULE: Keys = Keys {
         "owner",
         "enabled",
     ],
-    later: &["schedule", "notify"],
+    later: &["notify"],
 };
+const TIMES: Keys = Keys { of: "`schedule`", built: &["cron", "times", "time_zone", "catch_up"], later: &[] };
+/// The trigger of what a schedule makes.
+pub const SCHEDULE: &str = "core.schedule";
 
 /// Reads a rule file.
 pub(super) fn read(sheet: &Sheet<'_>, node: &Node, name: &str, world: &World<'_>) -> Option<Rule> {
@@ -105,9 +122,11 @@ pub(super) fn read(sheet: &Sheet<'_>, node: &Node, name: &str, world: &World<'_>
         Some(node) => {
             sheet.one_or_list(node).iter().filter_map(|node| world.trigger(sheet, node, "trigger")).collect()
         }
-        None if table.get("schedule").is_some() || table.get("all").is_some() => Vec::new(),
+        None if table.get("schedule").is_some() => vec![SCHEDULE.to_owned()],
+        None if table.get("all").is_some() => Vec::new(),
         None => table.need("trigger").into_iter().map(|_| String::new()).collect(),
     };
+    let schedule = table.get("schedule").and_then(|node| times(&table, node));
     if let Meets::All { parts, .. } = &meets {
         triggers.extend(parts.iter().map(|part| part.trigger.clone()));
         triggers.sort_unstable();
@@ -144,6 +163,7 @@ pub(super) fn read(sheet: &Sheet<'_>, node: &Node, name: &str, world: &World<'_>
         description: table.description(),
         triggers,
         read,
+        schedule,
         stamp: meets::stamp(&meets, at_most.as_ref()),
         meets,
         at_most,
@@ -164,4 +184,22 @@ pub(super) fn read(sheet: &Sheet<'_>, node: &Node, name: &str, world: &World<'_>
         config: world.configs.get(sheet.pack).map(|config| config.value.clone()).unwrap_or_default(),
         place,
     })
+}
+
+/// Reads `schedule`.
+fn times(rule: &Table<'_>, node: &Node) -> Option<Schedule> {
+    let sheet = rule.sheet;
+    for key in ["trigger", "all"] {
+        if let Some(entry) = rule.entry(key) {
+            let message = format!("a rule has `schedule` or `{key}`, not both");
+            sheet.report(entry.line, entry.column, message, Some("write two rules".to_owned()));
+        }
+    }
+    let table = sheet.table(node, &TIMES)?;
+    if table.get("cron").is_none() && table.get("times").is_none() {
+        let help = Some("schedule: {cron: \"30 2 * * mon-fri\", time_zone: Europe/Berlin}".to_owned());
+        sheet.wrong(node, "a schedule needs `cron` or `times`", help);
+        return None;
+    }
+    schedule::read(&table)
 }

@@ -143,7 +143,7 @@ fn pattern(sheet: &Sheet<'_>, node: &Node) -> Option<croner::Cron> {
     Some(pattern)
 }
 
-fn reason(error: &croner::errors::CronError) -> String {
+pub(super) fn reason(error: &croner::errors::CronError) -> String {
     use croner::errors::CronError;
     match error {
         CronError::EmptyPattern => "it is empty".to_owned(),
@@ -181,7 +181,7 @@ fn dates(sheet: &Sheet<'_>, node: &Node) -> Option<(Date, Date)> {
     Some((first, last))
 }
 
-fn zone(sheet: &Sheet<'_>, node: &Node) -> Option<TimeZone> {
+pub(super) fn zone(sheet: &Sheet<'_>, node: &Node) -> Option<TimeZone> {
     let name = sheet.name(node, "time_zone")?;
     // Those in the binary: the same on every machine.
     let known = TimeZoneDatabase::bundled();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::model::depth::{DEEPEST, is_too_deep};
 use crate::model::event::NewEvent;
-use crate::store::{AddedEvent, StoreError};
+use crate::store::{AddedEvent, CursorMove, StoreError};
 
 use super::{Accepted, Caller, Change, Engine, Refused};
 
@@ -25,6 +25,32 @@ impl Engine {
             Ok(engine.taken_in(added))
         })
         .await
+    }
+
+    /// Stores events of a source that watches something, and how far it has come with them, in one transaction.
+    ///
+    /// # Errors
+    /// As `accept`; `Conflict` of the store when somebody else watched on.
+    pub async fn accept_at(
+        self: &Arc<Self>,
+        events: Vec<NewEvent>,
+        to: CursorMove,
+    ) -> Result<Vec<Accepted>, Refused> {
+        self.hold_against_triggers(&events)?;
+        let engine = Arc::clone(self);
+        self.to_the_end(async move {
+            let added = engine.store.add_events_at(events, to, engine.clock.now()).await?;
+            Ok(engine.taken_in(added))
+        })
+        .await
+    }
+
+    /// Why an event would not be stored, whoever sends it.
+    pub fn why_not_stored(&self, event: &NewEvent) -> Option<String> {
+        match self.hold_against_triggers(std::slice::from_ref(event)) {
+            Err(Refused::Invalid(mistakes)) => Some(mistakes.join("; ")),
+            _ => None,
+        }
     }
 
     /// Stores an event that somebody put in by hand, and that they did.

@@ -269,7 +269,7 @@ async fn decide_all(
     disabled: &Arc<BTreeMap<String, Option<String>>>,
     events: Vec<(Event, Values)>,
 ) -> Vec<(Vec<Decision>, Event, Values)> {
-    if events.iter().all(|(event, _)| definitions.rules_of(&event.trigger).is_empty()) {
+    if events.iter().all(|(event, _)| definitions.rules_of(&event.trigger).is_none()) {
         return events.into_iter().map(|(event, values)| (Vec::new(), event, values)).collect();
     }
     let share = events.len().div_ceil(DECIDING).max(1);

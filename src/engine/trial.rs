@@ -151,7 +151,7 @@ impl Engine {
         Ok(Event {
             id: EventId(0),
             trigger,
-            source: "test".to_owned(),
+            source: rule.clock(),
             payload: Arc::new(payload),
             received_at: self.clock.now(),
             routed_at: None,
@@ -196,6 +196,11 @@ impl Engine {
             received_at: Some(event.received_at),
             ..Outcome::default()
         };
+        if !rule.hears(event) {
+            outcome.result = "not matched";
+            outcome.why = Some(format!("it is a time of {}, another schedule", event.source));
+            return Ok(outcome);
+        }
         if !rule.triggers.contains(&event.trigger) {
             outcome.result = "not matched";
             let triggers = rule.triggers.join(", ");

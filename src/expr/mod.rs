@@ -9,6 +9,7 @@
 //! `data.rs` shows them a payload without converting it; `template.rs` renders (`syntax.rs` reads
 //! what stands between the braces), `functions.rs` has the functions that both see, `scope.rs` the names that both see.
 
+pub mod condition;
 mod data;
 mod explain;
 mod functions;

@@ -110,8 +110,9 @@ fn listening<'a>(
     event: &'a Event,
     disabled: &'a dyn Fn(&str) -> bool,
 ) -> impl Iterator<Item = &'a Arc<Rule>> {
-    let listens = move |rule: &&Arc<Rule>| rule.enabled && !disabled(&rule.name);
-    definitions.rules_of(&event.trigger).iter().filter(listens)
+    let listens = move |rule: &&Arc<Rule>| rule.enabled && rule.hears(event) && !disabled(&rule.name);
+    let rules = definitions.rules_of(&event.trigger).map(|rules| rules.candidates(&event.payload));
+    rules.unwrap_or_default().into_iter().filter(listens)
 }
 
 /// What one rule makes of an event.
@@ -402,4 +403,94 @@ fn scope(definitions: &Definitions, rule: &Rule, event: &Event) -> Scope {
         .with("meta", meta)
         .with("config", rule.config.clone())
         .with("apps", Arc::clone(&definitions.apps))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::definitions::Files;
+    use crate::model::{EventId, Timestamp};
+
+    const ENDS: [&str; 5] = ["", " && event.b == 2", " && event.missing", " || event.b == 2", " == true"];
+    const PATHS: [&str; 6] = ["event.a", "event?.a", "event.a.c", "event.a?.c", "event?.a?.c", "!event.a"];
+    const VALUES: [&str; 7] = ["\"x\"", "\"y\"", "1", "2", "true", "1.5", "()"];
+
+    fn payloads() -> Vec<Value> {
+        let inner = [
+            json!("x"),
+            json!(1),
+            json!(1.0),
+            json!(true),
+            Value::Null,
+            json!({"c": "y"}),
+            json!({"c": 1}),
+            json!([1]),
+        ];
+        let with = inner.into_iter().map(|a| json!({"a": a, "b": 2}));
+        with.chain([json!({}), json!("text"), Value::Null, json!({"b": 2})]).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_index_leaves_out_would_have_said_no(
+            conditions in proptest::collection::vec((0..PATHS.len(), 0..VALUES.len(), 0..ENDS.len()), 1..12),
+        ) {
+            let condition = |(path, value, end): &(usize, usize, usize)| format!("{} == {}{}", PATHS[*path], VALUES[*value], ENDS[*end]);
+            let texts: Vec<(String, String)> = conditions.iter().enumerate().map(|(number, parts)| {
+                (format!("rules/r{number:02}.yaml"), format!("trigger: go\nwhen: '{}'\nrun: core.noop\n", condition(parts)))
+            }).collect();
+            let own = texts.iter().map(|(path, text)| (path.as_str(), text.as_str()));
+            let fixed = [
+                ("triggers/go.yaml", "description: d\n"),
+                ("packs/core/pack.yaml", "description: d\n"),
+                ("packs/core/actions/noop.yaml", "description: d\nrunner: native\n"),
+            ];
+            let (definitions, _) = Definitions::read(&Files::from_texts(own.chain(fixed)));
+            for payload in payloads() {
+                let event = Event {
+                    id: EventId(1),
+                    trigger: "site.go".to_owned(),
+                    source: "test".to_owned(),
+                    payload: Arc::new(payload),
+                    received_at: Timestamp(0),
+                    routed_at: None,
+                    replay_of: None,
+                };
+                let values = Values::new();
+                let said = |decision: &Decision| match &decision.result {
+                    Verdict::NotMatched => None,
+                    other => Some(format!("{}: {other:?}", decision.rule.name)),
+                };
+                let indexed: Vec<String> = decide(&definitions, &event, &|_| false, &values).iter().filter_map(said).collect();
+                let every = definitions.rules.values();
+                let every: Vec<String> = every.filter_map(|rule| said(&decide_one(&definitions, rule, &event, &values))).collect();
+                prop_assert_eq!(indexed, every);
+            }
+        }
+    }
+
+    #[test]
+    fn of_many_rules_that_begin_with_a_comparison_only_those_that_fit_are_tried() {
+        let rule = |number: usize| {
+            format!("trigger: go\nwhen: event.name == \"app{}\"\nrun: core.noop\n", number % 500)
+        };
+        let texts: Vec<(String, String)> =
+            (0..1000).map(|number| (format!("rules/r{number:05}.yaml"), rule(number))).collect();
+        let own = texts.iter().map(|(path, text)| (path.as_str(), text.as_str()));
+        let fixed = [
+            ("triggers/go.yaml", "description: d\n"),
+            ("packs/core/pack.yaml", "description: d\n"),
+            ("packs/core/actions/noop.yaml", "description: d\nrunner: native\n"),
+        ];
+        let (definitions, mistakes) = Definitions::read(&Files::from_texts(own.chain(fixed)));
+        assert_eq!(mistakes, []);
+        let rules = definitions.rules_of("site.go").unwrap();
+        let names: Vec<&str> =
+            rules.candidates(&json!({"name": "app7"})).iter().map(|rule| rule.name.as_str()).collect();
+        assert_eq!(names, ["site.r00007", "site.r00507"]);
+        assert_eq!(rules.candidates(&json!({"name": 7})).len(), 1000);
+    }
 }

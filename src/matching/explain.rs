@@ -1,6 +1,7 @@
 //! Why a condition was false: which part of it, and what its names had.
 
 use crate::definitions::{Definitions, Rule};
+use crate::expr::condition::{inside_of_parentheses, split};
 use crate::expr::{Expr, Scope};
 use crate::model::{Event, Value};
 
@@ -95,92 +96,6 @@ fn shown(value: &Value) -> String {
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,
-    }
-}
-
-/// What stands between parentheses that hold all of a text.
-fn inside_of_parentheses(text: &str) -> Option<&str> {
-    let inner = text.strip_prefix('(')?.strip_suffix(')')?;
-    // `(a) && (b)` begins and ends so too.
-    let closes_early = Marks::of(inner).any(|mark| mark.depth < 0);
-    (!closes_early).then_some(inner)
-}
-
-/// The parts of a text between an operator that stands outside of all brackets, strings and comments; the whole when it is more than one expression.
-fn split<'t>(text: &'t str, operator: &str) -> Vec<&'t str> {
-    let mut parts = Vec::new();
-    let mut begin = 0;
-    for mark in Marks::of(text).filter(|mark| mark.depth == 0) {
-        if text[mark.at..].starts_with(';') {
-            return vec![text];
-        }
-        if mark.at >= begin && text[mark.at..].starts_with(operator) {
-            parts.push(&text[begin..mark.at]);
-            begin = mark.at + operator.len();
-        }
-    }
-    parts.push(&text[begin..]);
-    parts
-}
-
-/// A character of code, outside of strings and comments, and how many brackets are open there.
-struct Mark {
-    at: usize,
-    depth: i32,
-}
-
-struct Marks<'t> {
-    rest: std::iter::Peekable<std::str::CharIndices<'t>>,
-    depth: i32,
-}
-
-impl<'t> Marks<'t> {
-    fn of(text: &'t str) -> Marks<'t> {
-        Marks { rest: text.char_indices().peekable(), depth: 0 }
-    }
-
-    fn skip_string(&mut self, quote: char) {
-        while let Some((_, letter)) = self.rest.next() {
-            match letter {
-                '\\' if quote != '`' => drop(self.rest.next()),
-                letter if letter == quote => return,
-                _ => (),
-            }
-        }
-    }
-
-    fn skip_comment(&mut self, is_block: bool) {
-        let mut before = ' ';
-        for (_, letter) in self.rest.by_ref() {
-            if (is_block && before == '*' && letter == '/') || (!is_block && letter == '\n') {
-                return;
-            }
-            before = letter;
-        }
-    }
-}
-
-impl Iterator for Marks<'_> {
-    type Item = Mark;
-
-    fn next(&mut self) -> Option<Mark> {
-        loop {
-            let (at, letter) = self.rest.next()?;
-            match (letter, self.rest.peek().map(|(_, next)| *next)) {
-                ('"' | '\'' | '`', _) => self.skip_string(letter),
-                ('/', Some('/')) => self.skip_comment(false),
-                ('/', Some('*')) => self.skip_comment(true),
-                ('(' | '[' | '{', _) => {
-                    self.depth += 1;
-                    return Some(Mark { at, depth: self.depth });
-                }
-                (')' | ']' | '}', _) => {
-                    self.depth -= 1;
-                    return Some(Mark { at, depth: self.depth });
-                }
-                _ => return Some(Mark { at, depth: self.depth }),
-            }
-        }
     }
 }
 

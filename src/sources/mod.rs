@@ -2,7 +2,15 @@
 //!
 //! Promises: what a source takes is bounded before it is read; nothing is parsed before its sender has proved who they are.
 
+mod consul;
+mod exec;
+mod file;
+mod git_branch;
 mod health;
+mod http_poll;
+mod live;
+mod seat;
+mod time;
 pub mod webhook;
 
 use std::collections::HashMap;
@@ -12,10 +20,9 @@ use tokio::sync::Semaphore;
 
 use crate::definitions::Source;
 use crate::definitions::source::Kind;
-use crate::definitions::webhook::Verify;
-use crate::engine::Engine;
+use crate::engine::{Accepted, Engine};
 
-pub use health::Health;
+pub use health::{Health, Life, State};
 
 /// All sources of a server.
 #[derive(Debug)]
@@ -26,6 +33,7 @@ pub struct Sources {
     deliveries: Semaphore,
     /// KiB of memory that their bodies may take together.
     memory: Arc<Semaphore>,
+    rates: webhook::Rates,
 }
 
 impl Sources {
@@ -35,27 +43,39 @@ impl Sources {
             health: Mutex::default(),
             deliveries: Semaphore::new(webhook::MOST_DELIVERIES),
             memory: Arc::new(Semaphore::new(webhook::MEMORY_KIB)),
+            rates: webhook::Rates::default(),
         })
     }
 
-    /// How a source fares: what it took since the server started, and what is wrong with it now.
+    /// How a source fares: what it did since the server started, and what is wrong with it now.
     pub async fn health(&self, source: &Source) -> Health {
         let mut health = self.lock().get(&source.name).cloned().unwrap_or_default();
-        health.problem = self.problem(source).await;
+        match &source.kind {
+            Kind::Webhook(hook) => {
+                health.problem = webhook::problem(&hook.verify, self.engine.secrets()).await;
+            }
+            Kind::Live(_) => drop(health.live.get_or_insert_default()),
+        }
         health
     }
 
-    async fn problem(&self, source: &Source) -> Option<String> {
-        let Kind::Webhook(hook) = &source.kind;
-        let secret = match &hook.verify {
-            Verify::None => return None,
-            Verify::HmacSha256 { secret, .. } | Verify::Token { secret, .. } => secret,
-        };
-        match self.engine.secrets().get(secret).await {
-            Ok(Some(_)) => None,
-            Ok(None) => Some(format!("the secret `{secret}` is not set: siskin secret set {secret}")),
-            Err(error) => Some(error.to_string()),
-        }
+    fn note_accepted(&self, source: &str, accepted: &[Accepted]) {
+        let now = self.engine.clock().now();
+        let known = accepted.iter().filter(|event| event.known).count();
+        let new = accepted.len() - known;
+        self.note(source, |health| {
+            health.known += known as u64;
+            health.accepted += new as u64;
+            if let Some(last) = accepted.iter().rev().find(|event| !event.known) {
+                health.last_event = Some(last.event);
+                health.last_event_at = Some(now);
+            }
+        });
+    }
+
+    /// What a source did is forgotten with it.
+    fn forget(&self, source: &str) {
+        self.lock().remove(source);
     }
 
     fn note(&self, source: &str, change: impl FnOnce(&mut Health)) {

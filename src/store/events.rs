@@ -53,7 +53,7 @@ pub(super) fn prepare(events: Vec<NewEvent>) -> Result<Vec<PreparedEvent>, Store
         .collect()
 }
 
-fn bytes(events: &[PreparedEvent]) -> usize {
+pub(super) fn bytes(events: &[PreparedEvent]) -> usize {
     events.iter().map(|prepared| prepared.payload.len()).sum()
 }
 

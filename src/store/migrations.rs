@@ -39,6 +39,7 @@ pub(super) const ALL: &[Migration] = &[
     migration!(6, "0006_holds", oldest: 1),
     migration!(7, "0007_items", oldest: 7),
     migration!(8, "0008_artefacts", oldest: 1),
+    migration!(9, "0009_cursors", oldest: 1),
     migration!(10, "0010_rule_windows", oldest: 1),
 ];
 

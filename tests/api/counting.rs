@@ -225,3 +225,25 @@ fn why_tells_the_way_back_to_the_event_and_what_is_waited_for() {
     let bad = server.cli(&["why", "nonsense"]);
     assert_eq!(bad.status.code(), Some(2));
 }
+
+#[test]
+fn a_rule_with_a_schedule_runs_by_itself_and_no_other_hears_of_its_times() {
+    let rule = |when: &str| {
+        format!(
+            "schedule: {{times: [\"{when}\"], catch_up: all}}\nrun: note\nwith: {{what: \"{{{{ event.missed }}}}\"}}\n"
+        )
+    };
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(4);
+    let (soon, never) =
+        (rule(&soon.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()), rule("2999-01-01T00:00:00Z"));
+    let server = Server::start(&[NOTE, ("rules/soon.yaml", &soon), ("rules/never.yaml", &never)]);
+    let runs = server.wait_for("/runs", |page| !page["items"].as_array().unwrap().is_empty());
+    assert_eq!(runs["items"][0]["rule"], "site.soon");
+    let event = server.get(&format!("/events/{}", runs["items"][0]["event"]));
+    assert_eq!(
+        (&event["trigger"], &event["source"]),
+        (&json!("core.schedule"), &json!("site.soon.schedule"))
+    );
+    assert_eq!(event["matches"].as_array().unwrap().len(), 1);
+    assert_eq!(server.get("/sources/site.never.schedule")["kind"], "at");
+}

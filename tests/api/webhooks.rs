@@ -117,7 +117,7 @@ fn what_is_not_understood_gets_the_4xx_that_says_why() {
     let cases: [(&[u8], u16); 9] = [
         (b"hello", 400),
         (b"", 400),
-        (deep.as_bytes(), 400),
+        (deep.as_bytes(), 422),
         (b"{\"ref\": \"\xff\"}", 400),
         (b"\xef\xbb\xbf{}", 400),
         (b"{\"ref\": 1e999}", 400),
@@ -137,8 +137,11 @@ fn what_is_not_understood_gets_the_4xx_that_says_why() {
         let request = request.header("X-GitHub-Delivery", kind).body(body.to_vec());
         status(request.header("X-Hub-Signature-256", github_signature(SECRET, body)))
     };
-    assert_eq!(typed("text/plain", good.as_bytes()), 415);
-    assert_eq!(typed("application/x-www-form-urlencoded", b"body=%7B%7D"), 400);
+    assert_eq!(typed("text/plain", good.as_bytes()), 202);
+    assert_eq!(typed("application/xml", good.as_bytes()), 415);
+    assert_eq!(typed("application/json; charset=utf-16", good.as_bytes()), 415);
+    assert_eq!(typed("application/x-www-form-urlencoded", b"body=%7B%7D"), 422);
+    assert_eq!(typed("application/x-www-form-urlencoded", b"payload=%7B"), 400);
     assert_eq!(typed("application/x-www-form-urlencoded; charset=utf-8", b"payload=%7B%22ref%22%3A%22refs%2Fheads%2Fx%22%2C%22after%22%3A%22a%22%2C%22repository%22%3A%7B%22name%22%3A%22x%22%7D%7D"), 202);
     let packed = signed(&server, "gzip", good.as_bytes()).header("Content-Encoding", "gzip");
     assert_eq!(status(packed), 415);
@@ -210,7 +213,7 @@ fn a_hook_takes_post_and_only_known_paths_are_hooks() {
     let server = server();
     let get = client().get(format!("{}/hooks/github", server.url())).send().unwrap();
     assert_eq!((get.status().as_u16(), get.headers()["allow"].to_str().unwrap()), (405, "POST"));
-    for path in ["/hooks/gitlab", "/hooks/", "/hooks/github/more", "/nothing"] {
+    for path in ["/hooks/nobody", "/hooks/", "/hooks/github/more", "/nothing"] {
         let answer = client().post(format!("{}{path}", server.url())).send().unwrap();
         assert_eq!(answer.status(), 404, "{path}");
         assert_eq!(answer.headers()["content-type"], "application/problem+json");

@@ -63,7 +63,7 @@ fn each_trap_of_yaml_is_found_where_it_stands() {
         ("run: core.noop", "rules/r.yaml:3:1: `run` stands here twice"),
         ("whne: true", "rules/r.yaml:2:1: `whne` is no key of a rule"),
         ("description: a: b", "rules/r.yaml:2:15: `: ` inside a value"),
-        ("at_most: {count: 1, per: 1h}", "rules/r.yaml:2:1: `at_most` is not built yet"),
+        ("notify: {failed: [owner]}", "rules/r.yaml:2:1: `notify` is not built yet"),
     ] {
         are(&of_rule(&format!("trigger: github.push\n{when}\nrun: core.noop\n")), &[wanted]);
     }

@@ -1,5 +1,6 @@
 //! What tests stand on: real servers on free ports of 127.0.0.1, each in a directory of its own, ended by their pid.
 
+pub(crate) mod consul;
 pub(crate) mod dice;
 #[expect(dead_code, reason = "tests of the store use the rest")]
 pub(crate) mod postgres;

@@ -6,6 +6,7 @@ mod groups;
 mod loops;
 mod names;
 mod site;
+mod sources;
 mod steps;
 mod tests_of_definitions;
 mod windows;

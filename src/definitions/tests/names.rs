@@ -20,11 +20,8 @@ fn unknown_keys_get_the_nearest_right_one() {
 
 #[test]
 fn keys_that_are_not_built_yet_are_refused() {
-    insta::assert_snapshot!(in_rule("schedule: {cron: x}\nrun: core.noop\nat_most: {count: 1}\nread: {a: b}\nnotify: {}\n"), @r##"
-    1:1 `schedule` is not built yet in this version
-    3:1 `at_most` is not built yet in this version
-    4:1 `read` is not built yet in this version
-    5:1 `notify` is not built yet in this version
+    insta::assert_snapshot!(in_rule("trigger: github.push\nrun: core.noop\nnotify: {}\n"), @r##"
+    3:1 `notify` is not built yet in this version
     "##);
     insta::assert_snapshot!(in_workflow("notify: {}\nsteps:\n  - id: a\n    run: core.noop\n    notify: {}\n"), @r##"
     1:1 `notify` is not built yet in this version
@@ -164,6 +161,64 @@ fn actions_are_checked_to_the_last_key() {
 }
 
 #[test]
+fn ways_to_verify_and_limits_are_checked_to_the_last_key() {
+    let mistakes_of = |rest: &str| {
+        let text = format!("kind: webhook\npath: a\ntrigger: push\n{rest}\n");
+        mistakes(&[("packs/github/sources/a.yaml", &text)])
+    };
+    let all: Vec<String> = [
+        "verify: slack",
+        "verify: []",
+        "verify: [none, {slack: {secret: s}}]",
+        "verify: {slack: {secret: s}, token: {query: t, secret: s}}",
+        "verify: {slak: {secret: s}}",
+        "verify: {circleci: {secret: [], header: x}}",
+        "verify: [{basic: {secret: s}}, {basic: {user: \"a:b\", secret: s}}]",
+        "verify: none\nlimit: {size: 2 TB, rate: many, depth: 65, count: 1}",
+        "verify: none\nlimit: {size: 26MiB, rate: 0/s, depth: 0}",
+        "verify: none\nanswer: \"{{ item }}\"",
+    ]
+    .map(mistakes_of)
+    .to_vec();
+    insta::assert_snapshot!(all.join("\n"), @r##"
+    4:9 `slack` needs to know its secret
+        verify: {slack: {secret: NAME, ..}}
+    4:9 `verify` is an empty list
+        say `verify: none`
+    4:10 `none` among others lets everybody in
+        take it out
+    4:9 `verify` is one of `hmac_sha256`, `standard_webhooks`, `slack`, `circleci`, `token`, `basic`, or `none`
+        several, of which one is enough, are a list
+    4:9 `verify` is one of `hmac_sha256`, `standard_webhooks`, `slack`, `circleci`, `token`, `basic`, or `none`
+        several, of which one is enough, are a list
+    4:10 `slak` is no key of `verify`
+        did you mean `slack`?
+    4:29 `secret` is an empty list
+        secret: NAME
+    4:33 `header` is no key of `circleci`
+        known are secret
+    4:18 `basic` needs `user`
+    4:47 the `user` of basic authentication has no `:` in it
+    5:15 `size` must be a number of bytes, not `2 TB`
+        size: 2MB; 25MiB is the most
+    5:27 `rate` must be a number in a time, not `many`
+        rate: 100/s, 600/m or 50/10s; 1000000 are the most
+    5:40 `depth` is at most 64: nothing deeper is stored
+    5:44 `count` is no key of `limit`
+        known are depth, rate, size
+    5:15 `size` must be a number of bytes, not `26MiB`
+        size: 2MB; 25MiB is the most
+    5:28 `rate` must be a number in a time, not `0/s`
+        rate: 100/s, 600/m or 50/10s; 1000000 are the most
+    5:40 `depth` must be a whole number from 1, not `0`
+    5:13 there is no `item` in a source
+        known are apps, body, config, headers, path, query
+    "##);
+    let fine = "verify: [{slack: {secret: [new, old]}}, {basic: {user: a, secret: s}}]\nlimit: {size: 500 KB, rate: 50/10s, depth: 8}\nanswer: \"{{ body.x }}\"";
+    assert_eq!(mistakes_of(fine), "");
+}
+
+#[test]
 fn sources_are_checked_to_the_last_key() {
     insta::assert_snapshot!(mistakes(&[
         ("packs/github/sources/a.yaml", "kind: webhook\npath: /Git Hub\ntrigger: psh\n"),
@@ -186,10 +241,11 @@ fn sources_are_checked_to_the_last_key() {
     1:1 a source needs `kind`
         kind: webhook
     3:9 there is no way `nothing` to verify
-        verify: {hmac_sha256: {header: X-Hub-Signature-256, prefix: "sha256=", secret: NAME}}
+        known are basic, circleci, hmac_sha256, slack, standard_webhooks, token
     4:14 there is no `item` in a source
         known are apps, body, config, headers, path, query
     3:17 a token comes either in a `header` or in a `query` parameter
+        for either, write two `token`s in a list
     3:23 `hmac_sha256` needs `header`
     5:14 script is incomplete
     1:1 the path `same` is that of the source github.g too

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{PACKS, mistakes, read, with_packs};
 use crate::definitions::source::Kind as SourceKind;
 use crate::definitions::tree::Tree;
-use crate::definitions::webhook::Verify;
+use crate::definitions::webhook::{Proof, TokenPlace, Verify, Way};
 use crate::definitions::workflow::{Kind, StartOn};
 use crate::definitions::{Definitions, Files, show};
 use crate::expr::Scope;
@@ -299,15 +299,18 @@ fn an_app_is_data_with_hosts_of_one_form() {
 fn sources_say_how_deliveries_are_verified() {
     let (definitions, _) = read(&whole_site());
     let verify = |name: &str| {
-        let SourceKind::Webhook(webhook) = &definitions.sources[name].kind;
+        let SourceKind::Webhook(webhook) = &definitions.sources[name].kind else { panic!("{name}") };
         webhook.verify.clone()
     };
     assert_eq!(verify("github.many"), Verify::None);
     assert_eq!(
         verify("github.token"),
-        Verify::Token { header: None, query: Some("t".to_owned()), secret: "s".to_owned() }
+        Verify::AnyOf(vec![Way {
+            proof: Proof::Token(TokenPlace::Query("t".to_owned())),
+            secrets: vec!["s".to_owned()]
+        }])
     );
-    let SourceKind::Webhook(many) = &definitions.sources["github.many"].kind;
+    let SourceKind::Webhook(many) = &definitions.sources["github.many"].kind else { panic!() };
     assert_eq!(many.trigger.source(), "github.push");
 }
 

@@ -349,6 +349,6 @@ fn mistakes_are_shown_in_their_line() {
     5 | what: 1
       | ^^^^
       |
-      = help: known are description, enabled, on_behalf_of, owner, run, trigger, when, with
+      = help: known are all, at_most, by, count, description, enabled, on_behalf_of, owner, read, run, schedule, trigger, when, with, within
     "##);
 }

@@ -1,9 +1,10 @@
 //! `POST /hooks/PATH`: events that others send us.
 //!
-//! The order is the promise: which hook, how it was called, how large, who sent it; only then is a byte parsed. The answer is 202 once
-//! the event is on disk, 200 with the same id for a delivery that was known.
+//! The order is the promise: which hook, how it was called, how often, how large, who sent it; only then is a byte parsed. The answer is 202
+//! once the event is on disk, 200 with the same id for a delivery that was known.
 
 mod body;
+mod rate;
 mod verify;
 
 use std::sync::Arc;
@@ -17,20 +18,21 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use futures::StreamExt;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Sources;
-use crate::definitions::source::Kind;
-use crate::definitions::webhook::Webhook;
+use crate::definitions::webhook::{Limit, Verify, Webhook};
 use crate::definitions::{Definitions, Source};
 use crate::engine::{Accepted, Refused};
 use crate::expr::{Scope, Template};
 use crate::model::event::NewEvent;
 use crate::model::{Object, Value};
+use crate::secrets::Secrets;
 use crate::store::StoreError;
 
-/// The largest body: what GitHub sends at most.
-pub const LARGEST_BODY: usize = 25 * 1024 * 1024;
+pub(super) use rate::Rates;
+
 /// How much memory a delivery has before its first byte.
 const AT_FIRST: usize = 64 * 1024;
 /// Deliveries in hand at once; more are asked to come again.
@@ -42,6 +44,7 @@ const MEMORY_PER_BYTE: usize = 4;
 /// Events out of one delivery.
 const MOST_EVENTS: usize = 10_000;
 const LONGEST_TRIGGER: usize = 200;
+/// A longer key is kept as its hash.
 const LONGEST_DEDUP: usize = 512;
 /// A body must have come in this time.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -60,16 +63,35 @@ struct Refusal {
     detail: String,
     errors: Vec<String>,
     retry_after_seconds: Option<u32>,
+    /// Whether a user and password would help.
+    challenge: bool,
 }
 
 impl Refusal {
     fn new(status: StatusCode, detail: impl Into<String>) -> Refusal {
-        Refusal { status, detail: detail.into(), errors: Vec::new(), retry_after_seconds: None }
+        Refusal {
+            status,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after_seconds: None,
+            challenge: false,
+        }
     }
 
     fn busy(seconds: u32) -> Refusal {
-        let detail = format!("too much at once; try again in {seconds} s");
+        Refusal::later(seconds, format!("too much at once; try again in {seconds} s"))
+    }
+
+    fn too_often(seconds: u32) -> Refusal {
+        Refusal::later(seconds, format!("more than the rate of this source; try again in {seconds} s"))
+    }
+
+    fn later(seconds: u32, detail: String) -> Refusal {
         Refusal { retry_after_seconds: Some(seconds), ..Refusal::new(StatusCode::TOO_MANY_REQUESTS, detail) }
+    }
+
+    fn no_hook() -> Refusal {
+        Refusal::new(StatusCode::NOT_FOUND, "there is no hook at this path")
     }
 }
 
@@ -114,6 +136,9 @@ impl IntoResponse for Refusal {
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"siskin\""));
+        }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
         }
@@ -124,7 +149,7 @@ impl IntoResponse for Refusal {
 async fn receive(State(sources): State<Arc<Sources>>, request: Request) -> Response {
     let definitions = sources.engine.definitions();
     let Some(source) = find(&definitions, request.uri().path()) else {
-        return Refusal::new(StatusCode::NOT_FOUND, "there is no hook at this path").into_response();
+        return Refusal::no_hook().into_response();
     };
     match sources.take(&definitions, &source, request).await {
         Ok(answer) => answer,
@@ -149,10 +174,7 @@ async fn receive(State(sources): State<Arc<Sources>>, request: Request) -> Respo
 /// The source whose path stands after `/hooks/`.
 fn find(definitions: &Definitions, path: &str) -> Option<Arc<Source>> {
     let path = body::percent_decode(path.strip_prefix("/hooks/")?, false)?;
-    let has_path = |source: &&Arc<Source>| {
-        let Kind::Webhook(hook) = &source.kind;
-        hook.path == path
-    };
+    let has_path = |source: &&Arc<Source>| source.webhook().is_some_and(|hook| hook.path == path);
     definitions.sources.values().find(has_path).map(Arc::clone)
 }
 
@@ -176,65 +198,78 @@ impl Sources {
         if request.method() != Method::POST {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "a hook takes POST"));
         }
+        let hook = source.webhook().ok_or_else(Refusal::no_hook)?;
         let Ok(_permit) = self.deliveries.try_acquire() else { return Err(Refusal::busy(1)) };
-        let delivery = self.verified(source, request).await?;
-        let many = matches!(&source.kind, Kind::Webhook(Webhook { each: Some(_), .. }));
-        let events = if delivery.bytes.len() <= SMALL_BODY {
-            events(definitions, source, &delivery)?
+        let delivery = self.verified(&source.name, hook, request).await?;
+        let has_each = hook.each.is_some();
+        let taken = if delivery.bytes.len() <= SMALL_BODY {
+            taken(definitions, source, hook, &delivery)?
         } else {
             let (definitions, source) = (Arc::clone(definitions), Arc::clone(source));
-            let work = tokio::task::spawn_blocking(move || events(&definitions, &source, &delivery));
+            let work = tokio::task::spawn_blocking(move || {
+                let hook = source.webhook().ok_or_else(Refusal::no_hook)?;
+                taken(&definitions, &source, hook, &delivery)
+            });
             work.await.map_err(|_| {
                 Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "this delivery could not be read")
             })??
         };
+        let events = taken.events;
         let accepted = if events.is_empty() { Vec::new() } else { self.engine.accept(events).await? };
         self.note_accepted(&source.name, &accepted);
-        Ok(answer(&accepted, many))
+        Ok(match taken.answer {
+            Some(said) => own_answer(said),
+            None => answer(&accepted, has_each),
+        })
     }
 
     /// Reads the body and holds it against its signature. The bytes are looked at by nobody before.
-    async fn verified(&self, source: &Source, request: Request) -> Result<VerifiedDelivery, Refusal> {
-        let Kind::Webhook(hook) = &source.kind;
+    async fn verified(
+        &self,
+        source: &str,
+        hook: &Webhook,
+        request: Request,
+    ) -> Result<VerifiedDelivery, Refusal> {
+        let clock = self.engine.clock();
+        // Who comes too often is told so before anything is read. Only what is verified counts, so that nobody uses up the rate of others.
+        if let Some(rate) = hook.limit.rate {
+            self.rates.look(source, rate, clock.now()).map_err(Refusal::too_often)?;
+        }
         let (parts, body) = request.into_parts();
         body::refuse_encoded(&parts.headers)?;
         let is_form = body::is_form(&parts.headers)?;
-        let (bytes, memory) = read(body, &parts.headers, &self.memory).await?;
+        let (bytes, memory) = read(body, &parts.headers, &hook.limit, &self.memory).await?;
         let query = body::pairs(parts.uri.query().unwrap_or_default())
             .ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "the query can't be decoded"))?;
-        verify::check(&hook.verify, &parts.headers, &query, &bytes, self.engine.secrets()).await?;
+        let sent = verify::Sent { headers: &parts.headers, query: &query, bytes: &bytes, now: clock.now() };
+        verify::check(&hook.verify, &sent, self.engine.secrets()).await?;
+        if let Some(rate) = hook.limit.rate {
+            self.rates.take(source, rate, clock.now()).map_err(Refusal::too_often)?;
+        }
         Ok(VerifiedDelivery { bytes, is_form, headers: parts.headers, query, _memory: memory })
     }
+}
 
-    fn note_accepted(&self, source: &str, accepted: &[Accepted]) {
-        let now = self.engine.clock().now();
-        let known = accepted.iter().filter(|event| event.known).count();
-        let new = accepted.len() - known;
-        self.note(source, |health| {
-            health.known += known as u64;
-            health.accepted += new as u64;
-            if let Some(last) = accepted.iter().rev().find(|event| !event.known) {
-                health.last_event = Some(last.event);
-                health.last_event_at = Some(now);
-            }
-        });
-    }
+/// What is wrong with the secrets of a source.
+pub(super) async fn problem(verify: &Verify, secrets: &Secrets) -> Option<String> {
+    verify::problem(verify, secrets).await
 }
 
 /// Reads a body within its bounds; the permit stands for the memory that it takes.
 async fn read(
     body: Body,
     headers: &HeaderMap,
+    limit: &Limit,
     memory: &Arc<Semaphore>,
 ) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
     let too_large = || {
-        let detail = format!("the body is larger than {} MiB", LARGEST_BODY / 1024 / 1024);
+        let detail = format!("the body is larger than {} bytes", limit.size);
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
     };
     let announced: Option<usize> =
         headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let mut chunks = body.into_data_stream();
-    if announced.is_some_and(|length| length > LARGEST_BODY) {
+    if announced.is_some_and(|length| length > limit.size) {
         return Err(too_large());
     }
     // What is announced costs the sender nothing: memory is taken as bytes come.
@@ -244,11 +279,11 @@ async fn read(
     let reading = async {
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the body broke off"))?;
-            if bytes.len() + chunk.len() > LARGEST_BODY {
+            if bytes.len() + chunk.len() > limit.size {
                 return Err(too_large());
             }
             if bytes.len() + chunk.len() > reserved {
-                let more = chunk.len().max(reserved).min(LARGEST_BODY);
+                let more = chunk.len().max(reserved).min(limit.size);
                 permit.merge(reserve(memory, more)?);
                 reserved += more;
             }
@@ -269,14 +304,20 @@ fn reserve(memory: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit
     Arc::clone(memory).try_acquire_many_owned(kib).map_err(|_| Refusal::busy(1))
 }
 
-/// The events that a delivery holds.
-fn events(
+/// What a delivery comes to.
+struct Taken {
+    events: Vec<NewEvent>,
+    /// What its sender is told, where the source says it.
+    answer: Option<Value>,
+}
+
+fn taken(
     definitions: &Definitions,
     source: &Source,
+    hook: &Webhook,
     delivery: &VerifiedDelivery,
-) -> Result<Vec<NewEvent>, Refusal> {
-    let Kind::Webhook(hook) = &source.kind;
-    let payload = Arc::new(body::parse(&delivery.bytes, delivery.is_form)?);
+) -> Result<Taken, Refusal> {
+    let payload = Arc::new(body::parse(&delivery.bytes, delivery.is_form, hook.limit.depth)?);
     let scope = Scope::new()
         .with("config", source.config.clone())
         .with("apps", Arc::clone(&definitions.apps))
@@ -284,8 +325,13 @@ fn events(
         .with("query", body::object(&delivery.query))
         .with("path", Value::String(hook.path.clone()))
         .with("body", Arc::clone(&payload));
+    let answer = match &hook.answer {
+        Some(template) => Some(rendered(definitions, "answer", template, &scope)?),
+        None => None,
+    };
     let Some(each) = &hook.each else {
-        return Ok(vec![event(definitions, source, hook, &scope, payload)?]);
+        let events = vec![event(definitions, source, hook, &scope, payload)?];
+        return Ok(Taken { events, answer });
     };
     let items = definitions.expr.evaluate(each, &scope).map_err(|failure| unfit("each", &failure.message))?;
     let Value::Array(items) = items else { return Err(unfit("each", "it must give a list")) };
@@ -296,7 +342,8 @@ fn events(
         let item = Arc::new(item);
         event(definitions, source, hook, &scope.with("item", Arc::clone(&item)), item)
     };
-    items.into_iter().map(make).collect()
+    let events = items.into_iter().map(make).collect::<Result<_, _>>()?;
+    Ok(Taken { events, answer })
 }
 
 fn event(
@@ -306,34 +353,52 @@ fn event(
     scope: &Scope,
     payload: Arc<Value>,
 ) -> Result<NewEvent, Refusal> {
-    let text = |what: &str, template: &Template, longest: usize| {
-        let value = definitions
-            .expr
-            .render_plain(template, scope)
-            .map_err(|failure| unfit(what, &failure.message))?;
-        match value {
-            Value::String(text) if text.is_empty() => Err(unfit(what, "it is empty")),
-            Value::String(text) if text.len() > longest => {
-                Err(unfit(what, &format!("it has more than {longest} bytes")))
-            }
-            Value::String(text) if text.contains(char::is_control) => {
-                Err(unfit(what, "it holds a control character"))
-            }
-            Value::String(text) => Ok(text),
-            Value::Number(number) => Ok(number.to_string()),
-            other => Err(unfit(what, &format!("it must be text, not {other}"))),
-        }
-    };
-    let trigger = text("trigger", &hook.trigger, LONGEST_TRIGGER)?;
+    let trigger = text("trigger", rendered(definitions, "trigger", &hook.trigger, scope)?)?;
+    if trigger.len() > LONGEST_TRIGGER {
+        return Err(unfit("trigger", &format!("it has more than {LONGEST_TRIGGER} bytes")));
+    }
     if !is_trigger(&trigger) {
         let why = format!("`{trigger}` is no trigger: those are written pack.name");
         return Err(unfit("trigger", &why));
     }
     let dedup = match &hook.dedup {
-        Some(template) => Some(text("dedup", template, LONGEST_DEDUP)?),
+        Some(template) => key(rendered(definitions, "dedup", template, scope)?)?,
         None => None,
     };
     Ok(NewEvent { trigger, source: source.name.clone(), payload, dedup, replay_of: None })
+}
+
+fn rendered(
+    definitions: &Definitions,
+    what: &str,
+    template: &Template,
+    scope: &Scope,
+) -> Result<Value, Refusal> {
+    definitions.expr.render_plain(template, scope).map_err(|failure| unfit(what, &failure.message))
+}
+
+/// The key of a delivery that is to be one event however often it comes; null: it is like no other.
+fn key(value: Value) -> Result<Option<String>, Refusal> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let key = text("dedup", value)?;
+    if key.len() <= LONGEST_DEDUP {
+        return Ok(Some(key));
+    }
+    Ok(Some(format!("sha256:{}", hex::encode(Sha256::digest(key)))))
+}
+
+fn text(what: &str, value: Value) -> Result<String, Refusal> {
+    match value {
+        Value::String(text) if text.is_empty() => Err(unfit(what, "it is empty")),
+        Value::String(text) if text.contains(char::is_control) => {
+            Err(unfit(what, "it holds a control character"))
+        }
+        Value::String(text) => Ok(text),
+        Value::Number(number) => Ok(number.to_string()),
+        other => Err(unfit(what, &format!("it must be text, not {other}"))),
+    }
 }
 
 /// Whether it can be the name of a trigger: `pack.name`, each part there, without blanks and commas. A header that came empty or twice gives none.
@@ -359,4 +424,13 @@ fn answer(accepted: &[Accepted], many: bool) -> Response {
         answer.insert("events".to_owned(), json!(ids));
     }
     (status, axum::Json(answer)).into_response()
+}
+
+/// What the source says in place of the events' ids: nothing, text, or JSON.
+fn own_answer(said: Value) -> Response {
+    match said {
+        Value::Null => StatusCode::OK.into_response(),
+        Value::String(text) => text.into_response(),
+        other => axum::Json(other).into_response(),
+    }
 }

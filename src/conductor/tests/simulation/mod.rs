@@ -38,7 +38,7 @@ type Advance<'a> = dyn Fn(World<'_>, &mut Run, &Input) -> Vec<Effect> + Sync + '
 const INPUTS: u32 = 400;
 /// By then a run has ended that nothing keeps from it.
 const INPUTS_TO_END: u32 = 1500;
-const SEEDS: u64 = 1200;
+const SEEDS: u64 = 2000;
 /// How many seeds that failed are shown.
 const SHOWN: usize = 6;
 

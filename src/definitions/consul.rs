@@ -1,0 +1,120 @@
+//! Sources that watch a Consul: keys, instances of a service, events.
+
+use super::check::World;
+use super::live::{setting, setting_of, token};
+use super::sheet::{Keys, Table};
+use crate::expr::Template;
+
+/// Which Consul, and what of it.
+#[derive(Clone, Debug)]
+pub struct Consul {
+    /// `None`: the agent on this machine.
+    pub address: Option<Template>,
+    pub token: Option<Template>,
+    pub datacenter: Option<Template>,
+    pub what: What,
+}
+
+/// What of a Consul is watched.
+#[derive(Clone, Debug)]
+pub enum What {
+    Key(Template),
+    Prefix(Template),
+    Service { name: Template, tags: Vec<Template> },
+    Event(Template),
+}
+
+impl What {
+    /// As `kind` names it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            What::Key(_) | What::Prefix(_) => "consul_kv",
+            What::Service { .. } => "consul_service",
+            What::Event(_) => "consul_event",
+        }
+    }
+}
+
+pub(super) const KV: Keys = Keys {
+    of: "a consul_kv source",
+    built: &[
+        "description",
+        "kind",
+        "trigger",
+        "dedup",
+        "each",
+        "address",
+        "token",
+        "secret",
+        "datacenter",
+        "key",
+        "prefix",
+    ],
+    later: &[],
+};
+pub(super) const SERVICE: Keys = Keys {
+    of: "a consul_service source",
+    built: &[
+        "description",
+        "kind",
+        "trigger",
+        "dedup",
+        "each",
+        "address",
+        "token",
+        "secret",
+        "datacenter",
+        "service",
+        "tag",
+    ],
+    later: &[],
+};
+pub(super) const EVENT: Keys = Keys {
+    of: "a consul_event source",
+    built: &[
+        "description",
+        "kind",
+        "trigger",
+        "dedup",
+        "each",
+        "address",
+        "token",
+        "secret",
+        "datacenter",
+        "name",
+    ],
+    later: &[],
+};
+
+/// Reads the keys of a kind.
+pub(super) fn read(table: &Table<'_>, kind: &str, world: &World<'_>) -> Option<Consul> {
+    let sheet = table.sheet;
+    let address = setting(table, "address", world);
+    let token = token(table, world);
+    let datacenter = setting(table, "datacenter", world);
+    let need = |key: &str| setting_of(sheet, table.need(key)?, key, world);
+    let what = match kind {
+        "consul_kv" => match (table.get("key"), table.get("prefix")) {
+            (Some(node), None) => setting_of(sheet, node, "key", world).map(What::Key),
+            (None, Some(node)) => setting_of(sheet, node, "prefix", world).map(What::Prefix),
+            _ => {
+                sheet.wrong(
+                    table.node,
+                    "a consul_kv source watches either one `key` or all below a `prefix`",
+                    None,
+                );
+                None
+            }
+        },
+        "consul_service" => {
+            let tags = table.get("tag").map(|node| sheet.one_or_list(node)).unwrap_or_default();
+            let tags: Vec<Option<Template>> =
+                tags.iter().map(|node| setting_of(sheet, node, "tag", world)).collect();
+            let name = need("service");
+            let tags = tags.into_iter().collect::<Option<Vec<Template>>>();
+            name.zip(tags).map(|(name, tags)| What::Service { name, tags })
+        }
+        _ => need("name").map(What::Event),
+    };
+    Some(Consul { address: address?, token: token?, datacenter: datacenter?, what: what? })
+}
