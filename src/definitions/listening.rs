@@ -19,6 +19,7 @@ pub struct Listening {
     /// Those that are tried on every event.
     always: Vec<usize>,
     groups: Vec<Group>,
+    readers: Vec<Arc<Rule>>,
 }
 
 /// Rules whose conditions begin by comparing the same value with one of the same type.
@@ -35,6 +36,9 @@ impl Listening {
     pub(super) fn add(&mut self, rule: &Arc<Rule>) {
         let index = self.rules.len();
         self.rules.push(Arc::clone(rule));
+        if !rule.read.is_empty() {
+            self.readers.push(Arc::clone(rule));
+        }
         let Some(lead) = lead_of(rule) else { return self.always.push(index) };
         let is_same =
             |group: &Group| group.lead.path == lead.path && is_of_one_type(&group.lead.value, &lead.value);
@@ -48,13 +52,9 @@ impl Listening {
         group.by_value.entry(key).or_default().push(index);
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
-    }
-
-    /// All of them, in order of name.
-    pub fn all(&self) -> &[Arc<Rule>] {
-        &self.rules
+    /// Those that read values of the KV store, in order of name.
+    pub fn readers(&self) -> &[Arc<Rule>] {
+        &self.readers
     }
 
     /// Those that may meet this payload, in order of name.

@@ -56,3 +56,11 @@ fn worker_queue(worker: &str) -> String {
 fn longer(pause: Duration) -> Duration {
     (pause * 2).min(LONGEST_PAUSE)
 }
+
+/// What comes of it; never anything, when there is nothing to wait for.
+async fn or_never<T>(waited_for: Option<impl Future<Output = T>>) -> T {
+    match waited_for {
+        Some(waited_for) => waited_for.await,
+        None => std::future::pending().await,
+    }
+}

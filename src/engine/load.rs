@@ -117,6 +117,13 @@ impl Engine {
         Ok(())
     }
 
+    /// The texts of a revision, where it is stored.
+    pub(super) async fn files_of(&self, revision: &str) -> Result<Option<Files>, StoreError> {
+        let Some(kept) = self.store.revision(revision).await? else { return Ok(None) };
+        let texts = kept.into_iter().map(|file| (file.path, Arc::from(file.bytes))).collect();
+        Ok(Some(Files { texts, ..Files::default() }))
+    }
+
     /// The definitions of a revision that some run keeps.
     ///
     /// # Errors
@@ -129,15 +136,11 @@ impl Engine {
         if let Some(known) = lock(&self.pinned).get(hash) {
             return Ok(Arc::clone(known));
         }
-        let Some(kept) = self.store.revision(hash).await? else {
+        let Some(files) = self.files_of(hash).await? else {
             return Err(Refused::NotFound(format!(
                 "the definitions of revision {hash} are no longer stored"
             )));
         };
-        let mut files = Files::default();
-        for file in kept {
-            files.texts.insert(file.path, Arc::from(file.bytes));
-        }
         let definitions = Arc::new(Definitions::read(&files).0);
         lock(&self.pinned).insert(hash.to_owned(), Arc::clone(&definitions));
         Ok(definitions)

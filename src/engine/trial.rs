@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::definitions::{Definitions, Files, Rule};
+use crate::definitions::{Definitions, Rule};
 use crate::matching::decide::{Verdict, Wanted, counts_for, decide_one, keys_of};
 use crate::matching::explain;
 use crate::model::{Event, EventId, Timestamp, Value};
@@ -108,13 +108,9 @@ impl Engine {
     /// The definitions in force with one rule more.
     async fn with_draft(&self, text: &str) -> Result<(Arc<Definitions>, String), Refused> {
         let current = self.definitions();
-        let kept = self.store.revision(&current.revision).await?.ok_or_else(|| {
+        let mut files = self.files_of(&current.revision).await?.ok_or_else(|| {
             Refused::NotFound("the definitions in force are not stored yet; try again".to_owned())
         })?;
-        let mut files = Files::default();
-        for file in kept {
-            files.texts.insert(file.path, Arc::from(file.bytes));
-        }
         let mut name = DRAFT.to_owned();
         while files.texts.contains_key(&format!("rules/{name}.yaml")) {
             name.push('_');

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use crate::definitions::listening::Listening;
 use crate::definitions::meets::{Meets, Part};
 use crate::definitions::tree::{self, Tree};
 use crate::definitions::{Definitions, Place, Rule, fields};
@@ -95,8 +96,9 @@ pub fn decide_one(definitions: &Definitions, rule: &Arc<Rule>, event: &Event, va
 
 /// The keys of the KV store that rules read for this event.
 pub fn keys(definitions: &Definitions, event: &Event, disabled: &dyn Fn(&str) -> bool) -> Vec<String> {
-    let reading = listening(definitions, event, disabled).filter(|rule| !rule.read.is_empty());
-    reading.flat_map(|rule| keys_of(definitions, rule, event)).collect()
+    let readers = definitions.rules_of(&event.trigger).map(Listening::readers).unwrap_or_default();
+    let readers = readers.iter().filter(|rule| is_on(rule, event, disabled));
+    readers.flat_map(|rule| keys_of(definitions, rule, event)).collect()
 }
 
 /// The keys that one rule reads for this event; one that can't be said is left out, and fails the rule later.
@@ -110,9 +112,12 @@ fn listening<'a>(
     event: &'a Event,
     disabled: &'a dyn Fn(&str) -> bool,
 ) -> impl Iterator<Item = &'a Arc<Rule>> {
-    let listens = move |rule: &&Arc<Rule>| rule.enabled && rule.hears(event) && !disabled(&rule.name);
     let rules = definitions.rules_of(&event.trigger).map(|rules| rules.candidates(&event.payload));
-    rules.unwrap_or_default().into_iter().filter(listens)
+    rules.unwrap_or_default().into_iter().filter(move |rule| is_on(rule, event, disabled))
+}
+
+fn is_on(rule: &Rule, event: &Event, disabled: &dyn Fn(&str) -> bool) -> bool {
+    rule.enabled && rule.hears(event) && !disabled(&rule.name)
 }
 
 /// What one rule makes of an event.

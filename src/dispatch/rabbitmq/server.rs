@@ -12,7 +12,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{BEATS, DEAD, FIRST_PAUSE, NEWS, REPORTS, longer, pool_queue, second, wire, worker_queue};
+use super::{
+    BEATS, DEAD, FIRST_PAUSE, NEWS, REPORTS, longer, or_never, pool_queue, second, wire, worker_queue,
+};
 use crate::amqp::{Address, AmqpError, Channel, Connection, Consumer, Delivery, MESSAGE_BYTES, Queue, To};
 use crate::dispatch::{Dispatched, Notice, Order, Report, Verdict, sealing};
 use crate::model::desk::Reply;
@@ -109,7 +111,7 @@ impl ServerLink {
         loop {
             let gone = tokio::select! {
                 () = stop.cancelled() => break,
-                opened = connected(&mut connecting) => {
+                opened = or_never(connecting.as_mut()) => {
                     connecting = None;
                     match opened {
                         Ok(opened) => {
@@ -499,13 +501,6 @@ fn has_room(live: Option<&Live>) -> bool {
 async fn next(live: &mut Option<Live>) -> Event {
     match live {
         Some(live) => live.events.recv().await.unwrap_or_else(|| Event::Gone("it was closed".to_owned())),
-        None => std::future::pending().await,
-    }
-}
-
-async fn connected(connecting: &mut Option<Connecting>) -> Result<Live, AmqpError> {
-    match connecting {
-        Some(connecting) => connecting.await,
         None => std::future::pending().await,
     }
 }

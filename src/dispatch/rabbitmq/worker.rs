@@ -13,7 +13,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{BEATS, DEAD, FIRST_PAUSE, NEWS, REPORTS, SECOND, longer, pool_queue, wire, worker_queue};
+use super::{
+    BEATS, DEAD, FIRST_PAUSE, NEWS, REPORTS, SECOND, longer, or_never, pool_queue, wire, worker_queue,
+};
 use crate::amqp::{Address, AmqpError, Channel, Connection, Consumer, Delivery, Queue, To};
 use crate::dispatch::local::{self, WorkerEnd};
 use crate::dispatch::sealing::ClaimKey;
@@ -225,7 +227,7 @@ impl WorkerLink {
             let may_hear =
                 self.said_bytes < UNSETTLED_BYTES && self.said.len() < UNSETTLED && closes_at.is_none();
             let gone = tokio::select! {
-                opened = connected(&mut connecting) => {
+                opened = or_never(connecting.as_mut()) => {
                     connecting = None;
                     match opened {
                         Ok(opened) => {
@@ -254,7 +256,7 @@ impl WorkerLink {
                     self.draining = true;
                     self.beat(&mut live, Sign::Usual).await
                 }
-                () = until(closes_at) => Ok(()),
+                () = or_never(closes_at.map(tokio::time::sleep_until)) => Ok(()),
             };
             let gone = match (gone, &mut live) {
                 (Ok(()), Some(live)) => self.go_on(live).await,
@@ -784,20 +786,6 @@ async fn pump(
 async fn next(live: &mut Option<Live>) -> Event {
     match live {
         Some(live) => live.events.recv().await.unwrap_or_else(|| Event::Gone("it was closed".to_owned())),
-        None => std::future::pending().await,
-    }
-}
-
-async fn connected(connecting: &mut Option<Connecting>) -> Result<Live, AmqpError> {
-    match connecting {
-        Some(connecting) => connecting.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }
