@@ -8,6 +8,7 @@ use crate::model::step::StepState;
 use crate::model::{ErrorKind, RunError, Step, StepKey, StepStatus};
 
 use super::advance::{Turn, broken};
+use super::begin::with_groups;
 use super::steps::plain;
 
 /// How often a step may be entered in one run: a circle without a way out ends here.
@@ -92,6 +93,11 @@ impl<'a> Turn<'a> {
         if !is_free || self.section_verdict().is_some() {
             return false;
         }
+        if step.state == StepState::Pending && !step.bound.is_null() {
+            // It was let in, and what it wanted to read has come.
+            self.start(definition);
+            return true;
+        }
         let begins = entry.edges.is_empty() && step.visit == 0 && !step.has_ended();
         let joined = match entry.join {
             Join::All => u32::try_from(entry.edges.len()).unwrap_or(u32::MAX),
@@ -121,31 +127,45 @@ impl<'a> Turn<'a> {
             self.stop_waiting();
             return true;
         }
-        self.reset(definition, visit);
+        self.reset(definition);
         self.start(definition);
         true
     }
 
-    /// The step as it was before its last visit, of which only the count stays.
-    fn reset(&mut self, definition: &Definition, visit: u32) {
-        if visit > 0
-            && let Some(step) = self.run.steps.get_mut(&definition.id)
-        {
+    /// The step, and all that stands in it if it is a group, as it was before its last visit, of which only the count stays.
+    fn reset(&mut self, definition: &Definition) {
+        if let Some(step) = self.run.steps.get_mut(&definition.id).filter(|step| step.visit > 0) {
             let (mut output, mut reported, mut bound) =
                 (step.output.clone(), step.reported.clone(), step.bound.clone());
             for kept in [&mut output, &mut reported, &mut bound] {
                 kept.set(crate::model::Value::Null);
             }
-            *step = Step { visit, output, reported, bound, ..Step::pending() };
+            *step = Step { visit: step.visit, output, reported, bound, ..Step::pending() };
         }
+        let workflow = self.world.workflow;
+        for member in workflow.steps.iter().filter(|member| member.group.as_ref() == Some(&definition.id)) {
+            self.reset(member);
+        }
+    }
+
+    /// Whether no token has reached a step, or the group around it.
+    pub(super) fn is_unreached(&self, definition: &Definition) -> bool {
+        if definition.entry.is_none() && definition.group.is_none() {
+            return false;
+        }
+        let around = with_groups(self.world.workflow, definition);
+        let pending = |step: &Definition| {
+            self.run.steps.get(&step.id).is_some_and(|state| state.state == StepState::Pending)
+        };
+        around.last().is_some_and(|outermost| outermost.entry.is_some()) && around.into_iter().all(pending)
     }
 
     /// What no token reached is not done.
     pub(super) fn end_unreached(&mut self) {
-        for definition in &self.world.workflow.steps {
-            if definition.entry.is_some() {
-                self.end(&definition.id, StepStatus::NotStarted);
-            }
+        let steps = &self.world.workflow.steps;
+        let unreached: Vec<&Definition> = steps.iter().filter(|step| self.is_unreached(step)).collect();
+        for definition in unreached {
+            self.end(&definition.id, StepStatus::NotStarted);
         }
     }
 }

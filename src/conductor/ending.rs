@@ -73,9 +73,10 @@ impl Turn<'_> {
         self.stop_waiting();
     }
 
-    /// A failure breaks the groups around it, up to one that is forgiven. Whether it gets as far as the run.
+    /// A failure breaks the groups around it, up to one that is forgiven, and what only waits in them ends. Whether it gets as far as the run.
     fn break_groups(&mut self, definition: &Definition) -> bool {
         let mut at = definition.group.clone();
+        let mut outermost = None;
         while let Some(id) = at {
             if let Some(step) = self.run.steps.get_mut(&id)
                 && let StepState::Open { broken, .. } = &mut step.state
@@ -88,6 +89,11 @@ impl Turn<'_> {
                 return false;
             }
             at = group.group.clone();
+            outermost = Some(id);
+        }
+        // Also where the run had failed before, or this is a later phase.
+        if let Some(group) = outermost {
+            self.stop_waiting_in(Some(&group));
         }
         true
     }

@@ -159,8 +159,8 @@ impl<'a> Turn<'a> {
 
     pub(super) fn phase_has_ended(&self) -> bool {
         let ended = |definition: &Definition| {
-            let unreached = |step: &Step| definition.entry.is_some() && step.state == StepState::Pending;
-            self.run.steps.get(&definition.id).is_none_or(|step| step.has_ended() || unreached(step))
+            let ended = self.run.steps.get(&definition.id).is_none_or(Step::has_ended);
+            ended || self.is_unreached(definition)
         };
         match self.run.phase {
             Phase::Undo => self.run.undos.values().all(Step::has_ended),

@@ -2,12 +2,22 @@
 
 use crate::model::Value;
 
-/// A condition that begins so is false for every event that has another value there, whatever comes after it.
+/// A comparison with which a condition begins, or which follows others of its kind after `&&`: the condition is false for every event that has
+/// something else there, whatever comes after it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lead {
     /// The names after `event`, each with whether it may be missing (`?.`).
     pub path: Vec<(String, bool)>,
-    pub value: Value,
+    pub wanted: Wanted,
+}
+
+/// What an event has to have there.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wanted {
+    /// One of these, all of one type: `== "text"`, `in ["text", "other"]`.
+    OneOf(Vec<Value>),
+    /// A text that begins so: `.starts_with("text")`.
+    Prefix(String),
 }
 
 /// What a payload has where a lead looks.
@@ -21,38 +31,52 @@ pub enum Found<'a> {
 
 const NOTHING: Value = Value::Null;
 
-impl Lead {
-    /// The comparison at the beginning of a condition: `event.a.b == "text"`, with a text, a whole number or a truth.
-    pub fn of(condition: &str) -> Option<Lead> {
-        let condition = condition.trim().trim_end_matches(';');
-        if split(condition, "||").len() > 1 {
-            return None;
-        }
-        let first = split(condition, "&&").into_iter().next()?.trim();
-        let mut sides = split(first, "==").into_iter();
-        let (path, value) = (sides.next()?.trim(), sides.next()?.trim());
-        if sides.next().is_some() {
-            return None;
-        }
-        Some(Lead { path: path_of(path)?, value: literal(value)? })
+/// The comparisons with which a condition begins, in order: those that are joined by `&&` before anything else stands there.
+pub fn leads(condition: &str) -> Vec<Lead> {
+    let condition = condition.trim().trim_end_matches(';');
+    if split(condition, "||").len() > 1 {
+        return Vec::new();
     }
+    split(condition, "&&").into_iter().map_while(|term| Lead::of(term.trim())).collect()
+}
 
-    /// What `payload` has there.
-    pub fn find<'a>(&self, payload: &'a Value) -> Found<'a> {
-        let mut value = payload;
-        for (name, is_optional) in &self.path {
-            value = match value {
-                Value::Object(entries) => match entries.get(name) {
-                    Some(value) => value,
-                    None if *is_optional => &NOTHING,
-                    None => return Found::Unclear,
-                },
-                Value::Null if *is_optional => &NOTHING,
-                _ => return Found::Unclear,
-            };
+impl Lead {
+    /// One comparison: of `event.a.b` with texts, whole numbers or truths.
+    fn of(term: &str) -> Option<Lead> {
+        if let [path, value] = split(term, "==")[..] {
+            return Some(Lead {
+                path: path_of(path.trim())?,
+                wanted: Wanted::OneOf(vec![literal(value.trim())?]),
+            });
         }
-        Found::Value(value)
+        if let [path, list] = split(term, " in ")[..] {
+            return Some(Lead { path: path_of(path.trim())?, wanted: Wanted::OneOf(literals(list.trim())?) });
+        }
+        let (path, prefix) = term.strip_suffix(')')?.rsplit_once(".starts_with(")?;
+        match literal(prefix.trim())? {
+            Value::String(prefix) => {
+                Some(Lead { path: path_of(path.trim())?, wanted: Wanted::Prefix(prefix) })
+            }
+            _ => None,
+        }
     }
+}
+
+/// What `payload` has at a path.
+pub fn find<'a>(path: &[(String, bool)], payload: &'a Value) -> Found<'a> {
+    let mut value = payload;
+    for (name, is_optional) in path {
+        value = match value {
+            Value::Object(entries) => match entries.get(name) {
+                Some(value) => value,
+                None if *is_optional => &NOTHING,
+                None => return Found::Unclear,
+            },
+            Value::Null if *is_optional => &NOTHING,
+            _ => return Found::Unclear,
+        };
+    }
+    Found::Value(value)
 }
 
 /// `event.a?.b`
@@ -89,6 +113,15 @@ fn literal(text: &str) -> Option<Value> {
         }
         _ => None,
     }
+}
+
+/// `["a", "b"]`: literals of one type.
+fn literals(text: &str) -> Option<Vec<Value>> {
+    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
+    let values =
+        split(inner, ",").into_iter().map(|text| literal(text.trim())).collect::<Option<Vec<Value>>>()?;
+    let first = std::mem::discriminant(values.first()?);
+    values.iter().all(|value| std::mem::discriminant(value) == first).then_some(values)
 }
 
 /// What stands between parentheses that hold all of a text.
@@ -183,21 +216,39 @@ mod tests {
 
     use super::*;
 
-    fn lead(condition: &str) -> Option<(String, Value)> {
-        let lead = Lead::of(condition)?;
-        let path =
-            lead.path.iter().map(|(name, optional)| format!("{}{name}", if *optional { "?" } else { "" }));
-        Some((path.collect::<Vec<_>>().join("."), lead.value))
+    /// `path wanted` of each.
+    fn leads_of(condition: &str) -> Vec<String> {
+        let shown = |lead: Lead| {
+            let names = lead
+                .path
+                .iter()
+                .map(|(name, optional)| format!("{}{name}", if *optional { "?" } else { "" }));
+            let wanted = match lead.wanted {
+                Wanted::OneOf(values) => Value::Array(values).to_string(),
+                Wanted::Prefix(prefix) => format!("{prefix}..."),
+            };
+            format!("{} {wanted}", names.collect::<Vec<_>>().join("."))
+        };
+        leads(condition).into_iter().map(shown).collect()
     }
 
     #[test]
-    fn a_comparison_at_the_beginning_is_a_lead_and_nothing_else_is() {
-        assert_eq!(lead("event.a.b == \"x && y\" && f(event)"), Some(("a.b".to_owned(), json!("x && y"))));
-        assert_eq!(lead(" event?.a?.b==3 "), Some(("?a.?b".to_owned(), json!(3))));
-        assert_eq!(lead("event.on == true"), Some(("on".to_owned(), json!(true))));
+    fn comparisons_at_the_beginning_are_leads_and_nothing_else_is() {
+        assert_eq!(leads_of("event.a.b == \"x && y\" && f(event)"), ["a.b [\"x && y\"]"]);
+        assert_eq!(leads_of(" event?.a?.b==3 "), ["?a.?b [3]"]);
+        assert_eq!(leads_of("event.on == true"), ["on [true]"]);
+        assert_eq!(leads_of("event.a in [\"x, y\", \"z\"]"), ["a [\"x, y\",\"z\"]"]);
+        assert_eq!(leads_of("event.a.starts_with(\"refs/\")"), ["a refs/..."]);
+        assert_eq!(
+            leads_of(
+                "event.a == 1 && event.b in [2, 3] && event.c.starts_with(\"x\") && !event.d && event.e == 1"
+            ),
+            ["a [1]", "b [2,3]", "c x..."]
+        );
         for other in [
             "!event.deleted && event.a == 1",
             "event.a == 1 || event.b == 2",
+            "event.a == 1 && event.b == 1 || event.c == 2",
             "(event.a == 1)",
             "event.a.len() == 1",
             "event.a[0] == 1",
@@ -210,25 +261,32 @@ mod tests {
             "event == 1",
             "events.a == 1",
             "if event.a == 1 { true } else { false }",
+            "event.a in [1, \"x\"]",
+            "event.a in []",
+            "event.a in \"text\"",
+            "event.a in [1] == true",
+            "\"x\" in event.a",
+            "event.a?.starts_with(\"x\")",
+            "event.a.starts_with(1)",
+            "event.a.starts_with(\"x\" + \"y\")",
+            "event.a.starts_with(\"x\").starts_with(\"y\")",
+            "event.a.ends_with(\"x\")",
         ] {
-            assert_eq!(lead(other), None, "{other}");
+            assert_eq!(leads_of(other), Vec::<String>::new(), "{other}");
         }
     }
 
     #[test]
     fn what_may_be_missing_is_nothing_and_what_may_not_is_unclear() {
-        let find = |condition: &str, payload: &Value| {
-            Lead::of(condition).map(|lead| match lead.find(payload) {
-                Found::Value(value) => value.to_string(),
-                Found::Unclear => "unclear".to_owned(),
-            })
+        let found = |path: &str, payload: Value| match find(&path_of(path).unwrap_or_default(), &payload) {
+            Found::Value(value) => value.to_string(),
+            Found::Unclear => "unclear".to_owned(),
         };
-        let found = |condition: &str, payload: Value| find(condition, &payload).unwrap_or_default();
-        assert_eq!(found("event.a == 1", json!({"a": 2})), "2");
-        assert_eq!(found("event.a == 1", json!({})), "unclear");
-        assert_eq!(found("event.a.b == 1", json!({"a": null})), "unclear");
-        assert_eq!(found("event.a?.b == 1", json!({"a": null})), "null");
-        assert_eq!(found("event?.a?.b == 1", json!({})), "null");
-        assert_eq!(found("event?.a?.b == 1", json!({"a": "text"})), "unclear");
+        assert_eq!(found("event.a", json!({"a": 2})), "2");
+        assert_eq!(found("event.a", json!({})), "unclear");
+        assert_eq!(found("event.a.b", json!({"a": null})), "unclear");
+        assert_eq!(found("event.a?.b", json!({"a": null})), "null");
+        assert_eq!(found("event?.a?.b", json!({})), "null");
+        assert_eq!(found("event?.a?.b", json!({"a": "text"})), "unclear");
     }
 }

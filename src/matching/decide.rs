@@ -419,13 +419,38 @@ mod tests {
     use crate::definitions::Files;
     use crate::model::{EventId, Timestamp};
 
+    const PATHS: [&str; 7] =
+        ["event.a", "event?.a", "event.a.c", "event.a?.c", "event?.a?.c", "!event.a", "event.b"];
+    const TESTS: [&str; 14] = [
+        " == \"x\"",
+        " == \"y\"",
+        " == 1",
+        " == 2",
+        " == true",
+        " == 1.5",
+        " == ()",
+        " in [\"x\", \"y\", \"x\"]",
+        " in [1, 2]",
+        " in [1, \"x\"]",
+        ".starts_with(\"\")",
+        ".starts_with(\"x\")",
+        ".starts_with(\"xé\")",
+        "?.starts_with(\"x\")",
+    ];
     const ENDS: [&str; 5] = ["", " && event.b == 2", " && event.missing", " || event.b == 2", " == true"];
-    const PATHS: [&str; 6] = ["event.a", "event?.a", "event.a.c", "event.a?.c", "event?.a?.c", "!event.a"];
-    const VALUES: [&str; 7] = ["\"x\"", "\"y\"", "1", "2", "true", "1.5", "()"];
+
+    /// `when` from two comparisons and what follows.
+    fn condition((first, second, end): &((usize, usize), Option<(usize, usize)>, usize)) -> String {
+        let test = |(path, test): (usize, usize)| format!("{}{}", PATHS[path], TESTS[test]);
+        let second = second.map(|second| format!(" && {}", test(second))).unwrap_or_default();
+        format!("{}{second}{}", test(*first), ENDS[*end])
+    }
 
     fn payloads() -> Vec<Value> {
         let inner = [
             json!("x"),
+            json!("xéy"),
+            json!("x\u{301}"),
             json!(1),
             json!(1.0),
             json!(true),
@@ -441,9 +466,15 @@ mod tests {
     proptest! {
         #[test]
         fn what_the_index_leaves_out_would_have_said_no(
-            conditions in proptest::collection::vec((0..PATHS.len(), 0..VALUES.len(), 0..ENDS.len()), 1..12),
+            conditions in proptest::collection::vec(
+                (
+                    (0..PATHS.len(), 0..TESTS.len()),
+                    proptest::option::of((0..PATHS.len(), 0..TESTS.len())),
+                    0..ENDS.len(),
+                ),
+                1..12,
+            ),
         ) {
-            let condition = |(path, value, end): &(usize, usize, usize)| format!("{} == {}{}", PATHS[*path], VALUES[*value], ENDS[*end]);
             let texts: Vec<(String, String)> = conditions.iter().enumerate().map(|(number, parts)| {
                 (format!("rules/r{number:02}.yaml"), format!("trigger: go\nwhen: '{}'\nrun: core.noop\n", condition(parts)))
             }).collect();
@@ -480,7 +511,11 @@ mod tests {
     #[test]
     fn of_many_rules_that_begin_with_a_comparison_only_those_that_fit_are_tried() {
         let rule = |number: usize| {
-            format!("trigger: go\nwhen: event.name == \"app{}\"\nrun: core.noop\n", number % 500)
+            let end = ["", " && event.on.starts_with(\"m\")"][number / 500];
+            format!(
+                "trigger: go\nwhen: 'event.kind in [\"a\", \"b\"] && event.name == \"app{}\"{end}'\nrun: core.noop\n",
+                number % 500
+            )
         };
         let texts: Vec<(String, String)> =
             (0..1000).map(|number| (format!("rules/r{number:05}.yaml"), rule(number))).collect();
@@ -493,9 +528,14 @@ mod tests {
         let (definitions, mistakes) = Definitions::read(&Files::from_texts(own.chain(fixed)));
         assert_eq!(mistakes, []);
         let rules = definitions.rules_of("site.go").unwrap();
-        let names: Vec<&str> =
-            rules.candidates(&json!({"name": "app7"})).iter().map(|rule| rule.name.as_str()).collect();
-        assert_eq!(names, ["site.r00007", "site.r00507"]);
-        assert_eq!(rules.candidates(&json!({"name": 7})).len(), 1000);
+        let names = |payload: Value| -> Vec<String> {
+            rules.candidates(&payload).iter().map(|rule| rule.name.clone()).collect()
+        };
+        let main = json!({"kind": "a", "name": "app7", "on": "main"});
+        assert_eq!(names(main), ["site.r00007", "site.r00507"]);
+        assert_eq!(names(json!({"kind": "b", "name": "app7", "on": "next"})), ["site.r00007"]);
+        assert_eq!(names(json!({"kind": "c", "name": "app7"})), Vec::<String>::new());
+        assert_eq!(names(json!({"kind": "b", "name": 7})).len(), 1000);
+        assert_eq!(names(json!({"kind": 7})).len(), 1000);
     }
 }

@@ -25,7 +25,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long a read waits for a connection.
 const ACQUIRE: Duration = Duration::from_secs(5);
 /// How long any answer of the server is waited for: longer than it takes to say by itself that it took too long.
-pub(super) const PATIENCE: Duration = Duration::from_secs(40);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -39,7 +39,7 @@ const CHANNEL: &str = "siskin_";
 /// its turn to write goes to the others within seconds. What was answered must be on disk, so commits that do not wait for it are not accepted.
 const SETTINGS: &str = "SET idle_in_transaction_session_timeout = '5s';
 SET lock_timeout = '10s';
-SET statement_timeout = '30s';
+SET statement_timeout = '15s';
 SET client_connection_check_interval = '2s';
 SET tcp_keepalives_idle = 5;
 SET tcp_keepalives_interval = 2;

@@ -130,10 +130,11 @@ async fn a_connection_that_breaks_is_told() {
     assert!(matches!(broken, Err(SshError::Lost { .. })), "{broken:?}");
 }
 
+/// Waits until no process of this number sleeps as the scripts here do: the number itself may soon be somebody else's.
 async fn until_gone(pid: &str) {
     let began = Instant::now();
-    while std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| status.contains("VmSize"))
-    {
+    let sleeps = |line: Vec<u8>| String::from_utf8_lossy(&line).replace('\0', " ").contains("sleep 1000");
+    while std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(sleeps) {
         assert!(began.elapsed() < Duration::from_secs(20), "{pid} lives on");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -120,6 +120,9 @@ impl Private {
     /// SIGKILL to the server and all its processes.
     pub(crate) fn kill(&mut self) {
         let mut server = self.server.take().unwrap();
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(server.id()).unwrap());
+        // Stopped first: a process that it forks between the list and its death would live on, and could wait for ever for what the dead held.
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
         let family = children_of(server.id());
         server.kill().unwrap();
         for pid in family {

@@ -175,7 +175,8 @@ fn begin_item(turn: &mut Turn<'_>, key: &str, item: u32) {
     let whole = StepKey::parse(key);
     let of_item = StepKey { item: Some(item), ..whole };
     let Some(items) = turn.run.items_of_mut(whole) else { return };
-    items.add(item, Step::pending());
+    // Its attempts are those of this visit of the step.
+    items.add(item, Step { visit: items.visit.saturating_sub(1), ..Step::pending() });
     let item_key = of_item.to_string();
     turn.begin(&item_key);
     let Some(definition) = turn.definition(key) else { return };

@@ -267,3 +267,29 @@ steps:
     // The group gave it back; to undo the step it is taken again.
     assert_eq!(asked(&stage).last().unwrap(), "a/undo: one");
 }
+
+#[test]
+fn what_waits_in_a_group_ends_with_its_failure_also_when_the_run_had_failed_before() {
+    let text = "description: d
+steps:
+  - {id: first, run: t.do}
+  - id: after
+    needs: [first]
+    start_on: failure
+    parallel:
+      - {id: a, run: t.do}
+      - {id: b, run: t.do, lock: one}
+finally:
+  - id: tidy
+    parallel:
+      - {id: c, run: t.do}
+      - {id: d, sleep: 1h}
+";
+    let mut stage = Stage::of(text);
+    stage.failed("first", ErrorKind::Failed);
+    assert_eq!(stage.status("b"), StepStatus::Queued);
+    stage.failed("a", ErrorKind::Failed);
+    assert_eq!((stage.status("b"), stage.status("after")), (StepStatus::NotStarted, StepStatus::Failed));
+    stage.failed("c", ErrorKind::Failed);
+    assert_eq!((stage.status("d"), stage.run.status), (StepStatus::Cancelled, RunStatus::Failed));
+}

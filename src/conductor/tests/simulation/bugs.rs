@@ -5,7 +5,7 @@ use super::checkers;
 use super::play;
 use crate::conductor::{Effect, Input, World, advance, wakes_at};
 use crate::definitions::Workflow;
-use crate::definitions::workflow::StartOn;
+use crate::definitions::workflow::{Join, StartOn};
 use crate::model::hold::Holds;
 use crate::model::items::Each;
 use crate::model::run::{Phase, UNDO_SUFFIX, Undone};
@@ -420,7 +420,7 @@ fn the_checker_of_reruns_catches_a_kept_step_that_is_done_again() {
 
 #[test]
 fn the_checker_of_phases_catches_an_on_failure_beside_an_undo() {
-    caught("phases_in_order", |world, run, input| {
+    caught_among_others("phases_in_order", |world, run, input| {
         let mut effects = advance(world, run, input);
         let undoing = run.phase == Phase::Undo && run.rollback_of.is_none() && run.cancels == 0;
         if undoing && !run.paused && run.verdict == Some(RunStatus::Failed) {
@@ -541,7 +541,9 @@ fn the_checker_of_children_catches_one_that_is_not_resumed() {
 fn the_checker_of_undos_catches_the_wrong_order() {
     caught("undo_newest_first", |world, run, input| {
         let effects = advance(world, run, input);
-        if run.phase == Phase::Undo && run.undos.values().skip(1).all(|undo| undo.state == StepState::Pending)
+        if run.phase == Phase::Undo
+            && !run.undos.is_empty()
+            && run.undos.values().skip(1).all(|undo| undo.state == StepState::Pending)
         {
             let mut undos: Vec<_> = run.undos.drain(..).collect();
             undos[1..].reverse();
@@ -981,6 +983,27 @@ fn the_checker_of_items_catches_one_that_is_not_taken_back() {
                 each.next -= 1;
             }
         }
+        effects
+    });
+}
+
+#[test]
+fn the_checkers_of_edges_catch_a_step_let_in_too_early_one_forgotten_and_a_word_lost() {
+    caught_among_others("edges_let_in_only_who_was_led", |world, run, input| {
+        misread(world, run, input, |workflow| {
+            for entry in workflow.steps.iter_mut().filter_map(|step| step.entry.as_mut()) {
+                entry.join = Join::Count(1);
+            }
+        })
+    });
+    caught_among_others("edges_are_followed_to_the_end", |world, run, input| {
+        let effects = advance(world, run, input);
+        run.tokens.clear();
+        effects
+    });
+    caught_among_others("edges_publish_what_was_given", |world, run, input| {
+        let effects = advance(world, run, input);
+        run.published.clear();
         effects
     });
 }

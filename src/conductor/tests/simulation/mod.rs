@@ -91,9 +91,13 @@ struct Game<'a> {
 impl<'a> Game<'a> {
     fn new(seed: u64, advance: &'a Advance<'a>, traced: bool) -> Game<'a> {
         let mut chance = Chance::new(seed);
-        let text = random::workflow(&mut chance);
+        let mut text = random::workflow(&mut chance);
         let definitions = definitions(&[("workflows/w.yaml", &text), ("siskin.yaml", random::SITE)]);
-        let workflow = definitions.workflow_of("site.w").unwrap();
+        let mut workflow = definitions.workflow_of("site.w").unwrap();
+        if chance.one_in(4) {
+            let (joined, edges) = random::with_edges(&mut chance, &definitions, &workflow);
+            (workflow, text) = (Arc::new(joined), text + edges.as_str());
+        }
         let parent = chance.one_in(3).then(|| Parent { run: RunId(7), step: "s".to_owned(), visit: 1 });
         let now = Timestamp(1_000_000);
         let mut run = new_run(&workflow, start(&definitions, parent), now);
@@ -216,6 +220,10 @@ impl<'a> Game<'a> {
             let mut run = match self.chance.below(3) {
                 0 => return Ok(()),
                 1 => new_rollback(&self.workflow, &old, start, self.now),
+                // No file has edges yet, and from where a circle would be done again nobody has said.
+                _ if self.workflow.steps.iter().any(|step| step.entry.is_some()) => {
+                    new_rerun(&self.workflow, &old, None, start, self.now)
+                }
                 _ if old.rollback_of.is_some() => new_rollback(&self.workflow, &old, start, self.now),
                 _ => {
                     let steps = &self.workflow.steps;

@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::chance::Chance;
+use crate::definitions::tree::Tree;
+use crate::definitions::workflow::{Edge, Entry, Join, Kind, StartOn, Step as Definition};
+use crate::definitions::{Definitions, Workflow};
 use crate::model::{Span, Timestamp};
 
 pub(super) const SLEEP: Span = Span::minutes(5);
@@ -175,6 +178,88 @@ fn step(chance: &mut Chance, id: usize, before: &[usize], graph: bool) -> String
         }
     }
     listed(&name, &text)
+}
+
+/// A condition on what a step gave that is false when all goes well: the way out of a circle.
+const AGAIN: &str = "output.x % 2 == 0";
+
+/// Whether `AGAIN` holds of an output.
+pub(super) fn goes_again(output: &crate::model::Value) -> bool {
+    output["x"].as_u64().is_some_and(|x| x % 2 == 0)
+}
+
+/// What an edge between two steps publishes.
+pub(super) fn published(from: &str, to: &str) -> String {
+    format!("{from}_{to}")
+}
+
+/// Whether it is known what a step gives.
+fn gives_x(step: &Definition) -> bool {
+    matches!(&step.kind, Kind::Run(call) if call.run == "t.do" || call.run == "t.once")
+        && step.for_each.is_none()
+}
+
+/// The steps of a workflow joined by edges, some of which lead back, with a line for each for people.
+pub(super) fn with_edges(
+    chance: &mut Chance,
+    definitions: &Definitions,
+    workflow: &Workflow,
+) -> (Workflow, String) {
+    let mut workflow = workflow.clone();
+    let steps: Vec<(usize, bool)> = (workflow.steps.iter().enumerate())
+        .filter(|(_, step)| step.group.is_none())
+        .map(|(index, step)| (index, gives_x(step)))
+        .collect();
+    let ids: Vec<String> = workflow.steps.iter().map(|step| step.id.clone()).collect();
+    let mut lines = String::new();
+    for (place, (index, _)) in steps.iter().enumerate() {
+        let mut edges: Vec<Edge> = Vec::new();
+        let mut add = |from: usize, on: StartOn, conditional: bool, publishes: bool| {
+            let (from, to) = (&ids[from], &ids[*index]);
+            let script = |text: &str| {
+                definitions.expr.script(&text.replace("output", &format!("steps.{from}.output")))
+            };
+            let template = |text: String| Tree::Template(definitions.expr.template(&text).unwrap());
+            let publish = (published(from, to), template(format!("{{{{ steps.{from}.output.x }}}}")));
+            edges.push(Edge {
+                from: from.clone(),
+                on,
+                when: conditional.then(|| script(AGAIN).unwrap()),
+                publish: if publishes { vec![publish] } else { Vec::new() },
+            });
+        };
+        let forward = if place == 0 { 0 } else { chance.below(3) };
+        for _ in 0..forward {
+            let (from, gives) = *chance.pick(&steps[..place]);
+            let on = *chance.pick(&[StartOn::Success, StartOn::Success, StartOn::Failure, StartOn::Finished]);
+            let knows = gives && on == StartOn::Success;
+            add(from, on, knows && chance.one_in(3), knows && chance.one_in(3));
+        }
+        // What leads back has a way out.
+        let later: Vec<usize> =
+            steps[place..].iter().filter(|(_, gives)| *gives).map(|(index, _)| *index).collect();
+        if forward > 0 && !later.is_empty() && chance.one_in(2) {
+            add(*chance.pick(&later), StartOn::Success, true, chance.one_in(2));
+        }
+        let join = match chance.below(3) {
+            0 => Join::All,
+            _ => Join::Count(1 + chance.below(2) as u32),
+        };
+        for edge in &edges {
+            lines += &format!(
+                "# {} -> {} on {:?}, {join:?}, again: {}, publishes: {}\n",
+                edge.from,
+                ids[*index],
+                edge.on,
+                edge.when.is_some(),
+                !edge.publish.is_empty()
+            );
+        }
+        let step = &mut workflow.steps[*index];
+        (step.needs, step.start_on) = (Vec::new(), StartOn::Success);
+        step.entry = Some(Entry { edges, join });
+    }
+    (workflow, lines)
 }
 
 /// The text of a workflow.

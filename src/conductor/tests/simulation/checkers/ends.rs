@@ -126,7 +126,7 @@ pub(super) fn outputs_are_kept(seen: &Seen<'_>) -> Verdict {
     each(all(seen.after), |(key, step)| {
         let Some(before) = seen.before.step(&key) else { return Ok(()) };
         let stays = before.status() != StepStatus::Succeeded
-            || before.visit < step.visit
+            || !seen.is_same_visit(&key)
             || before.output == step.output;
         holds(stays, || format!("the output of {key} was {} and is {}", *before.output, *step.output))
     })?;
@@ -140,7 +140,7 @@ pub(super) fn outputs_are_kept(seen: &Seen<'_>) -> Verdict {
     else {
         return Ok(());
     };
-    if !plain || !before.is_doing(key) {
+    if !plain || !before.is_doing(key) || !seen.is_same_visit(&key.step_key()) {
         return Ok(());
     }
     let gave = after.output == *output && after.status() == StepStatus::Succeeded;

@@ -13,7 +13,7 @@ pub(super) fn groups_hold_their_steps(seen: &Seen<'_>) -> Verdict {
     each(seen.begun().filter(|(key, _)| seen.part(key) != Part::Undo), |(key, _)| {
         let Some(group) = seen.definition(&key).and_then(|step| step.group.as_ref()) else { return Ok(()) };
         let around = &seen.after.steps[group];
-        let was_over = seen.before.steps[group].has_ended();
+        let was_over = seen.before.steps[group].has_ended() && seen.is_same_visit(group);
         holds(around.order > 0 && !was_over, || format!("{key} began, and its group is {}", around.status()))
     })?;
     let ended = seen
@@ -55,6 +55,9 @@ fn failed_now(seen: &Seen<'_>, group: &Definition) -> bool {
 
 /// A step of the group, however deep, whose failure came as far as the group.
 fn failed_in<'a>(seen: &Seen<'a>, group: &Definition) -> Option<&'a str> {
+    if !seen.is_same_visit(&group.id) {
+        return None;
+    }
     let mut mains = seen.mains(seen.before);
     let found = mains.find(|(definition, step)| {
         let around = seen.groups(definition);

@@ -44,7 +44,8 @@ pub(super) fn at_once(seen: &Seen<'_>) -> Verdict {
 pub(super) fn begin_once_in_order(seen: &Seen<'_>) -> Verdict {
     each(looped(seen), |(definition, each_of, _)| {
         let id = &definition.id;
-        let before = seen.items_of(seen.before, id);
+        let mut before = seen.items_of(seen.before, id);
+        before.retain(|_| seen.is_same_visit(id));
         let known = before.last().map(|(item, _)| *item);
         let new: Vec<_> = seen
             .items_of(seen.after, id)
@@ -56,7 +57,10 @@ pub(super) fn begin_once_in_order(seen: &Seen<'_>) -> Verdict {
         each(&new, |(item, step)| {
             holds(*item < total(each_of), || format!("{id} has no item {item}"))?;
             holds(Some(*item) > known, || format!("item {item} of {id} began after item {known:?}"))?;
-            holds(step.visit == 1, || format!("item {item} of {id} began {} times", step.visit))
+            let visit = seen.after.steps[id].visit;
+            holds(step.visit == visit, || {
+                format!("item {item} of {id} is in visit {} of {visit}", step.visit)
+            })
         })?;
         each(new.windows(2), |pair| {
             let in_order = pair[0].1.order < pair[1].1.order;

@@ -1,6 +1,7 @@
 //! What is promised of every run, each promise with a checker that looks from outside: at what a run was given, what it caused, what the world knows
 //! of it, and what people see of its state before and after. None knows how the conductor decides.
 
+mod edges;
 mod ends;
 mod gates;
 mod groups;
@@ -15,7 +16,7 @@ use std::borrow::Cow;
 use super::world::{Outside, Work};
 use crate::conductor::{Effect, Input};
 use crate::definitions::Workflow;
-use crate::definitions::workflow::{Kind, Step as Definition};
+use crate::definitions::workflow::{Kind, StartOn, Step as Definition};
 use crate::model::hold::Holds;
 use crate::model::run::UNDO_SUFFIX;
 use crate::model::{Run, Step, StepKey, StepStatus, Timestamp};
@@ -124,6 +125,9 @@ pub(super) const ALL: &[Checker] = &[
     checker("groups_hold_their_steps", groups::groups_hold_their_steps),
     checker("groups_stop_at_a_failure", groups::groups_stop_at_a_failure),
     checker("groups_say_what_came_of_them", groups::groups_say_what_came_of_them),
+    checker("edges_let_in_only_who_was_led", edges::let_in_only_who_was_led),
+    checker("edges_are_followed_to_the_end", edges::followed_to_the_end),
+    checker("edges_publish_what_was_given", edges::publish_what_was_given),
     checker("items_at_once", items::at_once),
     checker("items_begin_once_in_order", items::begin_once_in_order),
     checker("items_stop_after_too_many_failures", items::stop_after_too_many_failures),
@@ -167,7 +171,15 @@ impl<'a> Seen<'a> {
         let visits = |key: &str| self.before.step(key).map_or(0, |step| step.visit);
         // Whoever begins is told of in the same breath.
         let run = (!self.effects.is_empty()).then_some(self.after);
-        run.into_iter().flat_map(all).filter(move |(key, step)| step.visit > visits(key))
+        // What has begun and was reset for the next visit in the same breath is seen in the history only.
+        run.into_iter().flat_map(all).filter(move |(key, step)| step.visit > visits(key) && step.order > 0)
+    }
+
+    /// Whether a step is still in the visit in which it was before this input: no edge led back to it at once.
+    fn is_same_visit(&self, key: &str) -> bool {
+        let (Some(before), Some(after)) = (self.before.step(key), self.after.step(key)) else { return true };
+        let was_reset = before.order > 0 && after.order == 0;
+        before.visit == after.visit && !was_reset
     }
 
     /// Steps and undos for which work was ordered by this input, each as often as it was.
@@ -218,7 +230,15 @@ impl<'a> Seen<'a> {
     /// Whether the failure of a step is forgiven neither by itself nor by a group around it.
     fn is_fatal(&self, definition: &Definition) -> bool {
         !definition.continue_on_failure
+            && !self.leads_on(definition)
             && self.groups(definition).iter().all(|group| !group.continue_on_failure)
+    }
+
+    /// Whether an edge leads on from the step's failure.
+    fn leads_on(&self, definition: &Definition) -> bool {
+        let mut edges =
+            self.workflow.steps.iter().filter_map(|step| step.entry.as_ref()).flat_map(|entry| &entry.edges);
+        edges.any(|edge| edge.from == definition.id && edge.on != StartOn::Success)
     }
 
     /// The groups around a step, from the inside out.

@@ -203,8 +203,14 @@ pub(super) fn emits_once(seen: &Seen<'_>) -> Verdict {
         let definition = seen.definition(key).filter(|step| matches!(step.kind, Kind::Emit { .. }));
         definition.is_some_and(|step| step.for_each.is_none() || is_item(key))
     };
-    let begun =
-        seen.begun().filter(|(key, step)| emits(key) && step.status() == StepStatus::Succeeded).count();
+    let succeeded = |(note, turn): &&(crate::conductor::Entry, u32)| {
+        let plain = note.step.as_deref().is_some_and(|step| emits(step));
+        *turn == seen.outside.turn && note.what == "step.succeeded" && plain
+    };
+    let of_items = seen
+        .begun()
+        .filter(|(key, step)| is_item(key) && emits(key) && step.status() == StepStatus::Succeeded);
+    let begun = of_items.count() + seen.outside.notes.iter().filter(succeeded).count();
     let emitted = seen.outside.emitted.iter().filter(|(_, turn)| *turn == seen.outside.turn).count();
     holds(begun == emitted, || {
         format!("{begun} steps that emit succeeded, and {emitted} events were emitted")

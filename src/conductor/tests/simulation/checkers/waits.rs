@@ -262,8 +262,11 @@ fn is_locked_around(seen: &Seen<'_>, key: &str) -> bool {
     let group = |id: &String| seen.definition(id).and_then(|definition| definition.group.clone());
     let around: Vec<String> =
         std::iter::successors(definition.and_then(|definition| definition.group.clone()), group).collect();
-    let has =
-        |place: &&Place| around.contains(&place.step) && place.granted.is_some() && place.freed.is_none();
+    let has = |place: &&Place| {
+        around.contains(&place.step)
+            && place.granted.is_some()
+            && place.freed.is_none_or(|freed| freed == seen.outside.turn)
+    };
     seen.outside
         .places
         .iter()
@@ -290,6 +293,9 @@ pub(super) fn children_decide(seen: &Seen<'_>) -> Verdict {
     let may_repeat = own.is_some_and(|own| own.repeat.is_some() || own.retry.attempts > 1);
     if !worked || may_repeat {
         return Ok(());
+    }
+    if !seen.is_same_visit(key) {
+        return Ok(()); // An edge led back to it at once.
     }
     let step = seen.after.step(key).ok_or("its step is gone")?;
     let expected = match status {
