@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use crate::conductor::{self, Input, World};
 use crate::model::step::StepState;
 use crate::model::{AttemptKey, Run, RunId, Step, Timestamp};
-use crate::store::{AddedEvent, NewAudit, NewHistory, StoreError, Wait};
+use crate::store::{AddedEvent, InboxRow, Inserted, NewAudit, NewHistory, NewRun, StoreError, Wait};
 
 use super::effects::Act;
 use super::posted::{Opened, Posted};
@@ -23,7 +23,21 @@ const INBOX_AT_ONCE: usize = 20;
 /// The place of one run in this process: holds it while it moves, and its last state while it is busy.
 #[derive(Debug, Default)]
 pub(super) struct Cell {
-    run: Mutex<Option<Run>>,
+    run: Mutex<Held>,
+}
+
+/// What is held of a run: nothing, when the store has to be asked.
+#[derive(Debug, Default)]
+struct Held {
+    run: Option<Run>,
+    /// What lies in its inbox, while that is known without asking: its first inputs.
+    inbox: Option<Vec<InboxRow>>,
+}
+
+impl Held {
+    fn forget(&mut self) {
+        *self = Held::default();
+    }
 }
 
 /// Says of a run why something can't be done with it.
@@ -75,7 +89,22 @@ impl Engine {
     pub(super) fn forget_held(&self, id: RunId) {
         let Some(cell) = lock(&self.cells).get(&id).cloned() else { return };
         if let Ok(mut held) = cell.run.try_lock() {
-            *held = None;
+            held.forget();
+        };
+    }
+
+    /// A run was stored a moment ago, with these first inputs, which got these ids: whoever moves it first need not read it again.
+    pub(super) fn hold_new(&self, new: NewRun, stored: &Inserted) {
+        if new.slot.is_some() || stored.inputs.len() != new.inputs.len() {
+            return; // It waits for its place, or it had been stored before.
+        }
+        let at = new.run.created_at;
+        let rows = stored.inputs.iter().zip(new.inputs).map(|(id, input)| InboxRow { id: *id, input, at });
+        let mut run = new.run;
+        (run.id, run.version) = (stored.id, 1);
+        run.stored();
+        if let Ok(mut held) = self.cell(stored.id).run.try_lock() {
+            *held = Held { run: Some(run), inbox: Some(rows.collect()) };
         };
     }
 
@@ -95,10 +124,10 @@ impl Engine {
         let moved = self.try_drive(id, &mut held, &wanted).await.map(|mut moved| {
             let core = moved.run.core();
             let whole = std::mem::replace(&mut moved.run, core);
-            *held = Some(whole).filter(is_busy);
+            held.run = Some(whole).filter(is_busy);
             moved
         });
-        let forget = held.is_none();
+        let forget = held.run.is_none();
         drop(held);
         if forget {
             self.let_go(id, &cell);
@@ -113,20 +142,24 @@ impl Engine {
     async fn try_drive(
         self: &Arc<Self>,
         id: RunId,
-        held: &mut Option<Run>,
+        held: &mut Held,
         wanted: &Move,
     ) -> Result<Moved, Refused> {
         let mut tries = 0;
         loop {
-            let (run, is_fresh) = match held.take() {
+            let (run, is_fresh) = match held.run.take() {
                 Some(run) => (run, false),
-                None => (self.stored(id).await?, true),
+                None => {
+                    held.inbox = None;
+                    (self.stored(id).await?, true)
+                }
             };
             if let Some(why) = wanted.refuse.as_ref().and_then(|refuse| refuse(&run)) {
-                *held = Some(run);
+                held.run = Some(run);
                 return Err(Refused::Conflict(why));
             }
-            match self.step_forward(run, wanted).await {
+            let inbox = if wanted.inbox { held.inbox.take() } else { None };
+            match self.step_forward(run, wanted, inbox).await {
                 Err(Refused::Store(StoreError::Conflict(_))) if tries < TRIES => tries += 1,
                 // What means nothing to the state that is held may mean something to the one that another server wrote since.
                 Ok(moved) if moved.is_nowhere && !is_fresh && self.workforce.is_elsewhere() => (),
@@ -147,11 +180,11 @@ impl Engine {
     ) -> Result<Option<T>, StoreError> {
         let cell = self.cell(id);
         let held = cell.run.lock().await;
-        let seen = match held.as_ref() {
+        let seen = match held.run.as_ref() {
             Some(run) => Some(look(run)),
             None => self.store.run(id).await?.as_ref().map(look),
         };
-        let forget = held.is_none();
+        let forget = held.run.is_none();
         drop(held);
         if forget {
             self.let_go(id, &cell);
@@ -159,12 +192,18 @@ impl Engine {
         Ok(seen)
     }
 
-    async fn step_forward(self: &Arc<Self>, mut run: Run, wanted: &Move) -> Result<Moved, Refused> {
+    /// `inbox` is what lies there, where that is known.
+    async fn step_forward(
+        self: &Arc<Self>,
+        mut run: Run,
+        wanted: &Move,
+        inbox: Option<Vec<InboxRow>>,
+    ) -> Result<Moved, Refused> {
         let now = self.clock.now();
         let before = run.core();
         let holds = self.holds();
         let (posted, consumed) =
-            if wanted.inbox { self.open_inbox(run.id).await? } else { Default::default() };
+            if wanted.inbox { self.open_inbox(run.id, inbox).await? } else { Default::default() };
         let ended: Vec<AttemptKey> = wanted.inputs.iter().filter_map(ended_by).collect();
         let found = match self.revision(&run.revision).await {
             Ok(definitions) => definitions
@@ -232,10 +271,17 @@ impl Engine {
         }
     }
 
-    async fn open_inbox(self: &Arc<Self>, id: RunId) -> Result<(Vec<Input>, Vec<i64>), StoreError> {
+    async fn open_inbox(
+        self: &Arc<Self>,
+        id: RunId,
+        known: Option<Vec<InboxRow>>,
+    ) -> Result<(Vec<Input>, Vec<i64>), StoreError> {
         let mut inputs = Vec::new();
         let mut consumed = Vec::new();
-        let rows = self.store.inbox(id).await?;
+        let rows = match known {
+            Some(rows) => rows,
+            None => self.store.inbox(id).await?,
+        };
         for row in rows.into_iter().take(INBOX_AT_ONCE) {
             consumed.push(row.id);
             match serde_json::from_value::<Posted>(row.input) {

@@ -57,9 +57,9 @@ impl Engine {
             Some(_) => NewRun::with_input(run, Posted::Started.stored()),
             None => self.to_begin(&kept.definitions, &kept.workflow, run)?,
         };
-        match self.store.insert_run(new, Some(audit), now).await {
+        match self.store.insert_run(new.clone(), Some(audit), now).await {
             Err(StoreError::Conflict(why)) => Err(Refused::Conflict(why)),
-            inserted => Ok(self.began(inserted?)),
+            inserted => Ok(self.began(new, inserted?)),
         }
     }
 

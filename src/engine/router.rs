@@ -134,22 +134,27 @@ impl Engine {
         windows: Vec<NewWindow>,
         told: &[RunId],
     ) -> Result<(), StoreError> {
-        let matches: Vec<NewMatch> =
+        let mut matches: Vec<NewMatch> =
             decisions.into_iter().filter_map(|decision| self.found(definitions, &event, decision)).collect();
         let routing =
             |matches, told| Routing { windows: windows.clone(), ..self.routing(&event, matches, told) };
         let routed = match self.store.route(routing(matches.clone(), told)).await {
             Err(error) if error.is_final() => {
                 // What these rules want can never be stored: that is their error, and no other event waits for it.
-                let errored = matches.into_iter().map(|found| errored(found, &error)).collect();
-                self.store.route(routing(errored, &[])).await?
+                matches = matches.into_iter().map(|found| errored(found, &error)).collect();
+                self.store.route(routing(matches.clone(), &[])).await?
             }
             other => other?,
         };
-        if let Routed::Now { runs } = routed {
+        if let Routed::Now { began } = routed {
             self.changed(Change::Event(event.id));
-            for run in runs.into_iter().chain(told.iter().copied()) {
-                self.nudge(run);
+            for (place, inserted) in began {
+                if let Some(run) = matches.get_mut(place).and_then(|found| found.run.take()) {
+                    self.began(run, inserted);
+                }
+            }
+            for run in told {
+                self.nudge(*run);
             }
         }
         Ok(())

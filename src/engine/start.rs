@@ -53,6 +53,7 @@ impl Engine {
         let key = start.idempotency_key.map(|key| format!("{}/{key}", caller.actor));
         let engine = Arc::clone(self);
         self.to_the_end(async move {
+            let new = run.clone();
             let id = match key {
                 None => engine.store.insert_run(run, Some(audit), now).await,
                 Some(key) => {
@@ -64,7 +65,7 @@ impl Engine {
                 Err(StoreError::Conflict(why)) => return Err(Refused::Conflict(why)),
                 other => other?,
             };
-            Ok(engine.began(inserted))
+            Ok(engine.began(new, inserted))
         })
         .await
     }
@@ -86,7 +87,8 @@ impl Engine {
     }
 
     /// A run was stored: it begins, and those that it may supersede hear of it.
-    pub(super) fn began(self: &Arc<Self>, inserted: Inserted) -> RunId {
+    pub(super) fn began(self: &Arc<Self>, new: NewRun, inserted: Inserted) -> RunId {
+        self.hold_new(new, &inserted);
         self.changed(Change::Run(inserted.id));
         self.nudge(inserted.id);
         for run in inserted.woken {

@@ -124,11 +124,12 @@ impl Engine {
         let key = key.map(|key| format!("{}/{key}", caller.actor));
         let engine = Arc::clone(self);
         self.to_the_end(async move {
+            let new = run.clone();
             let id = match key {
                 None => engine.store.insert_run(run, Some(audit), now).await?,
                 Some(key) => engine.store.insert_run_once(run, &key, Some(audit), now).await?.0,
             };
-            Ok(engine.began(id))
+            Ok(engine.began(new, id))
         })
         .await
     }

@@ -6,4 +6,4 @@ pub mod correlate;
 pub mod decide;
 pub mod explain;
 
-pub use decide::{Decision, Wanted, decide};
+pub use decide::{Decision, Verdict, Wanted, decide};

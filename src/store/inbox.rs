@@ -77,18 +77,24 @@ pub(super) async fn add(
 static ADD: Rows<4> = Rows::new(
     ["number", "run", "input", "at"],
     "INSERT INTO inbox (run, input, at) SELECT new.run, new.input, new.at FROM new JOIN runs ON runs.id = new.run
-     WHERE runs.open = 1 ORDER BY new.number",
+     WHERE runs.open = 1 ORDER BY new.number RETURNING id",
 );
 
-/// As `add`, for many, in their order.
+/// As `add`, for many, in their order. Gives the ids, in the same order, where none of them was for a run that has ended.
 pub(super) async fn add_all(
     tx: &mut Connection,
     inputs: &[(RunId, impl AsRef<str>, Timestamp)],
-) -> Result<(), StoreError> {
+) -> Result<Vec<i64>, StoreError> {
     let rows = (0_i64..)
         .zip(inputs)
         .map(|(number, (run, input, at))| [number.into(), run.0.into(), input.as_ref().into(), at.0.into()]);
-    ADD.execute(tx, rows.collect()).await.map(drop)
+    let mut ids: Vec<i64> = ADD.fetch_all(tx, rows.collect()).await?;
+    // Given in the order of the rows, whatever the order in which they are told.
+    ids.sort_unstable();
+    if ids.len() < inputs.len() {
+        ids.clear();
+    }
+    Ok(ids)
 }
 
 static CONSUME: Rows<1> = Rows::new(["id"], "DELETE FROM inbox WHERE id IN (SELECT id FROM new)");

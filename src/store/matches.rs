@@ -48,8 +48,8 @@ pub struct NewMatch {
 /// What `route` did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Routed {
-    /// The runs that began, in the order of the matches that start one.
-    Now { runs: Vec<RunId> },
+    /// What began, each with the place of its match.
+    Now { began: Vec<(usize, Inserted)> },
     /// Somebody had routed it before; nothing was written.
     Already,
 }
@@ -141,13 +141,15 @@ pub(super) async fn route_all(
             continue;
         }
         let mut began = Vec::new();
-        for found in &routing.matches {
-            matches.push(begin(tx, routing, found, &mut simple, &mut began).await?);
+        for (place, found) in routing.matches.iter().enumerate() {
+            let (came, inserted) = begin(tx, routing, found, &mut simple).await?;
+            matches.push(came);
+            began.extend(inserted.map(|inserted| (place, inserted)));
         }
         for (run, input) in &routing.inputs {
             inbox::add(tx, *run, &json::write("input", input)?, routing.now).await?;
         }
-        results.push(Ok(Routed::Now { runs: began }));
+        results.push(Ok(Routed::Now { began }));
     }
     let rows = matches.iter().map(|came| {
         let Match { rule, revision, why, place, .. } = &came.found;
@@ -188,9 +190,9 @@ async fn begin(
     routing: &Routing,
     NewMatch { index, found, run }: &NewMatch,
     simple: &mut impl Iterator<Item = Inserted>,
-    began: &mut Vec<RunId>,
-) -> Result<Came, StoreError> {
+) -> Result<(Came, Option<Inserted>), StoreError> {
     let mut found = found.clone();
+    let mut began = None;
     if let Some(run) = run {
         // A run that needs no place was stored with all others of its kind.
         let stored = if run.slot.is_none() { simple.next() } else { None };
@@ -201,8 +203,7 @@ async fn begin(
         match inserted {
             Ok(inserted) => {
                 found.run = Some(inserted.id);
-                began.push(inserted.id);
-                began.extend(inserted.woken);
+                began = Some(inserted);
             }
             // The limit of its workflow: nothing was written.
             Err(StoreError::Conflict(why)) => {
@@ -213,7 +214,7 @@ async fn begin(
         }
     }
     let result = json::word("result", &found.result)?;
-    Ok(Came { event: routing.event, index: i64::from(*index), found, result, at: routing.now })
+    Ok((Came { event: routing.event, index: i64::from(*index), found, result, at: routing.now }, began))
 }
 
 /// Why an event was not marked now.
@@ -270,11 +271,18 @@ mod tests {
             NewMatch { index: 1, found: found("site.push", MatchResult::Matched), run: Some(run) },
         ];
         let inputs = vec![(waiting.id, json!("event 1")), (RunId(99), json!("nobody"))];
-        let Routed::Now { runs } = store.route(routing(matches.clone(), inputs.clone())).await.unwrap()
+        let Routed::Now { began } = store.route(routing(matches.clone(), inputs.clone())).await.unwrap()
         else {
             panic!("it was not routed")
         };
+        let runs: Vec<RunId> = began.iter().map(|(_, inserted)| inserted.id).collect();
         assert_eq!(runs, [RunId(2), RunId(3)]);
+        assert_eq!(began.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [1, 2]);
+        for (_, inserted) in &began {
+            let inbox = store.inbox(inserted.id).await.unwrap();
+            assert_eq!(inbox.iter().map(|row| row.id).collect::<Vec<_>>(), inserted.inputs);
+            assert_eq!(inbox.len(), 1);
+        }
         assert_eq!(store.route(routing(matches, inputs)).await.unwrap(), Routed::Already);
 
         assert!(store.event(EventId(1)).await.unwrap().unwrap().routed_at.is_some());

@@ -43,6 +43,8 @@ pub struct NewRun {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inserted {
     pub id: RunId,
+    /// Its first inputs as they lie in its inbox; none while it waits for its place.
+    pub inputs: Vec<i64>,
     /// Runs that have an input now because of it: those that it may supersede.
     pub woken: Vec<RunId>,
 }
@@ -242,7 +244,7 @@ impl Store {
         self.write(move |tx| {
             Box::pin(async move {
                 if let Some(known) = meta::read(tx, &key).await?.and_then(|text| text.parse().ok()) {
-                    return Ok((Inserted { id: known, woken: Vec::new() }, false));
+                    return Ok((Inserted { id: known, inputs: Vec::new(), woken: Vec::new() }, false));
                 }
                 let inserted = insert_or_refuse(tx, &run, now).await?;
                 meta::write(tx, &key, &inserted.id.to_string()).await?;
@@ -579,10 +581,14 @@ pub(super) async fn insert_all(
                 first.push((id, json::write("input", &(new.words.refused)(&why))?, *now));
             }
         }
-        inserted.push(Inserted { id, woken });
+        inserted.push(Inserted { id, inputs: Vec::new(), woken });
     }
     values::write_all(tx, stored.iter().map(|(id, changed)| (*id, changed)).collect()).await?;
-    inbox::add_all(tx, &first).await?;
+    let mut inputs = inbox::add_all(tx, &first).await?.into_iter().zip(&first).peekable();
+    for inserted in &mut inserted {
+        let own = std::iter::from_fn(|| inputs.next_if(|(_, (run, ..))| *run == inserted.id));
+        inserted.inputs = own.map(|(id, _)| id).collect();
+    }
     add_history(tx, &history).await?;
     Ok(inserted)
 }

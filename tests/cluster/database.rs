@@ -76,3 +76,50 @@ fn a_server_waits_for_its_database_at_start() {
         assert!(server.log().contains("waiting for the database"), "{}", server.log());
     });
 }
+
+#[test]
+fn a_database_that_is_away_for_a_minute_refuses_what_is_new_and_forgets_nothing() {
+    let mut database = Private::start();
+    let files = [
+        ("triggers/count.yaml", "description: d\n"),
+        (
+            "rules/count.yaml",
+            "description: Counts.\ntrigger: count\nrun: core.echo\nwith: {value: '{{ event.number }}'}\n",
+        ),
+        (
+            "workflows/nap.yaml",
+            "description: Sleeps, and goes on.\nsteps:\n  - {id: nap, shell: sleep 5}\n  - {id: pause, sleep: 20s}\n  - {id: last, run: core.noop}\n",
+        ),
+    ];
+    let server = Server::start_on(&files, &database.url());
+    let send = |number: u32| {
+        let event = json!({"trigger": "site.count", "payload": {"number": number}});
+        server.ask("POST", "/events", Some(&event))
+    };
+    let mut accepted: Vec<i64> = (0..5).map(|number| send(number).1["event"].as_i64().unwrap()).collect();
+    // One step ends while the database is away, and of another run the time comes.
+    let run = server.post("/runs", &json!({"run": "site.nap"}))["id"].as_i64().unwrap();
+    server.wait_for(&format!("/runs/{run}"), |run| run["steps"][0]["status"] == "running");
+    database.kill();
+    let began = std::time::Instant::now();
+    let mut refused = 0;
+    while began.elapsed() < Duration::from_secs(60) {
+        let asked = std::time::Instant::now();
+        let (status, problem) = send(100);
+        assert_eq!(status, 503, "{problem}");
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+        refused += 1;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert!(refused > 5);
+    database.run();
+    let back = until(PATIENCE, || Some(send(5)).filter(|(status, _)| *status < 300));
+    accepted.push(back.unwrap().1["event"].as_i64().unwrap());
+    assert_eq!(server.wait_for_end(run)["status"], "succeeded");
+    for event in &accepted {
+        let event = server.wait_for(&format!("/events/{event}"), |event| event["matches"][0]["run"].is_i64());
+        assert_eq!(server.wait_for_end(event["matches"][0]["run"].as_i64().unwrap())["status"], "succeeded");
+    }
+    let events = server.get("/events?trigger=site.count&limit=500");
+    assert_eq!(events["items"].as_array().unwrap().len(), accepted.len());
+}

@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "says how many kill points were tried")]
 
 mod demo;
+mod disk;
 mod hosts;
 pub(crate) mod intake;
 pub(crate) mod processes;

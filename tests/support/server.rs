@@ -89,6 +89,16 @@ impl Server {
         server
     }
 
+    /// As `over`, whatever store the tests are run on: on a file in `data`.
+    pub(crate) fn over_file(site: &Path, data: &Path) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        let (site, data) = (site.to_owned(), data.to_owned());
+        let mut server =
+            Server { folder, site, data, database: None, more: Vec::new(), child: None, http: client() };
+        server.run();
+        server
+    }
+
     /// Writes a file of the site.
     pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.site().join(path);

@@ -1,8 +1,7 @@
 //! For each checker a planted bug that it catches: the conductor, wrapped so that it goes wrong in one way. A checker that never complains proves
 //! nothing.
 
-use super::checkers;
-use super::play;
+use super::{Complaint, checkers, play, play_this};
 use crate::conductor::{Effect, Input, World, advance, wakes_at};
 use crate::definitions::Workflow;
 use crate::definitions::workflow::{Join, StartOn};
@@ -20,8 +19,17 @@ const SEEDS: u64 = 1500;
 
 /// The first seed in which anybody complains is one in which `checker` does.
 fn caught(checker: &str, bug: Bug) {
+    caught_by(checker, |seed| play(seed, &bug, false));
+}
+
+/// The same in this workflow: in most others the bug has nowhere to show.
+fn caught_in(checker: &str, workflow: &str, bug: Bug) {
+    caught_by(checker, |seed| play_this(seed, workflow, &bug));
+}
+
+fn caught_by(checker: &str, play: impl Fn(u64) -> Result<(), Complaint>) {
     for seed in 0..SEEDS {
-        let Err(complaint) = play(seed, &bug, false) else { continue };
+        let Err(complaint) = play(seed) else { continue };
         let of: Vec<&str> = complaint.of.iter().map(|(name, _)| *name).collect();
         assert!(of.contains(&checker), "seed {seed}: {checker} should complain, and {:?} did", complaint.of);
         return;
@@ -41,7 +49,8 @@ fn caught_among_others(checker: &str, bug: Bug) {
 #[test]
 fn every_checker_is_seen_to_catch_something() {
     let text = include_str!("bugs.rs");
-    let calls = |name: &str| [format!("caught(\"{name}\""), format!("caught_among_others(\"{name}\"")];
+    let kinds = ["caught", "caught_in", "caught_among_others"];
+    let calls = |name: &str| kinds.map(|kind| format!("{kind}(\"{name}\""));
     let without = |name: &&str| !calls(name).iter().any(|call| text.contains(call.as_str()));
     let names = checkers::ALL.iter().map(|checker| checker.name);
     let without: Vec<&str> = names.filter(without).collect();
@@ -696,7 +705,13 @@ fn the_checker_of_events_catches_one_that_a_wait_does_not_take() {
 
 #[test]
 fn the_checker_of_events_catches_one_that_ends_two_waits() {
-    caught("one_event_for_one_wait", |world, run, input| {
+    let two_waits = "description: two that wait for the same
+input: {app: string}
+steps:
+  - {id: s0, wait_for: {trigger: t.alarm, timeout: 30m}, needs: []}
+  - {id: s1, wait_for: {trigger: t.alarm, timeout: 30m}, needs: []}
+";
+    caught_in("one_event_for_one_wait", two_waits, |world, run, input| {
         let mut effects = advance(world, run, input);
         if matches!(input, Input::EventCame { .. }) && any_in(run, is_waiting) {
             run.taken.clear();
@@ -842,7 +857,17 @@ fn the_checker_of_groups_catches_a_step_that_does_not_wait_for_its_own() {
 
 #[test]
 fn the_checker_of_groups_catches_a_step_that_begins_after_a_failure_in_its_own() {
-    caught("groups_stop_at_a_failure", |world, run, input| {
+    let group = "description: one at work, one that waits for its lock, one that fails
+input: {app: string}
+steps:
+  - id: s0
+    continue_on_failure: true
+    parallel:
+      - {id: s0_0, run: t.do}
+      - {id: s0_1, run: t.do, lock: one}
+      - {id: s0_2, run: t.do}
+";
+    caught_in("groups_stop_at_a_failure", group, |world, run, input| {
         let before = run.clone();
         let effects = advance(world, run, input);
         if run.verdict.is_some() {

@@ -91,10 +91,22 @@ struct Game<'a> {
 impl<'a> Game<'a> {
     fn new(seed: u64, advance: &'a Advance<'a>, traced: bool) -> Game<'a> {
         let mut chance = Chance::new(seed);
-        let mut text = random::workflow(&mut chance);
+        let text = random::workflow(&mut chance);
+        let with_edges = chance.one_in(4);
+        Game::of(chance, text, with_edges, advance, traced)
+    }
+
+    /// A game with this workflow, maybe joined by edges.
+    fn of(
+        mut chance: Chance,
+        mut text: String,
+        with_edges: bool,
+        advance: &'a Advance<'a>,
+        traced: bool,
+    ) -> Game<'a> {
         let definitions = definitions(&[("workflows/w.yaml", &text), ("siskin.yaml", random::SITE)]);
         let mut workflow = definitions.workflow_of("site.w").unwrap();
-        if chance.one_in(4) {
+        if with_edges {
             let (joined, edges) = random::with_edges(&mut chance, &definitions, &workflow);
             (workflow, text) = (Arc::new(joined), text + edges.as_str());
         }
@@ -469,7 +481,15 @@ fn start(definitions: &Definitions, parent: Option<Parent>) -> Start {
 
 /// Plays one seed. What panics is a complaint too.
 fn play(seed: u64, advance: &Advance<'_>, traced: bool) -> Result<(), Complaint> {
-    let mut game = Game::new(seed, advance, traced);
+    play_out(Game::new(seed, advance, traced))
+}
+
+/// Plays one seed of this workflow.
+fn play_this(seed: u64, workflow: &str, advance: &Advance<'_>) -> Result<(), Complaint> {
+    play_out(Game::of(Chance::new(seed), workflow.to_owned(), false, advance, false))
+}
+
+fn play_out(mut game: Game<'_>) -> Result<(), Complaint> {
     let played = catch_unwind(AssertUnwindSafe(|| game.play()));
     played.unwrap_or_else(|_| Err(game.complaint(vec![("no_panic", "it panicked".to_owned())])))
 }
