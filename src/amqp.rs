@@ -12,19 +12,23 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use base64::Engine as _;
 use futures::StreamExt as _;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions,
-    BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
-    QueueDeleteOptions,
+    BasicQosOptions, BasicRejectOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::tcp::OwnedTLSConfig;
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::uri::AMQPUri;
 use lapin::{
     BasicProperties, ConnectionProperties, ConnectionStatus, ErrorKind, ExchangeKind, PublisherConfirm,
 };
 use tokio::time::Instant;
+
+use crate::model::{Object, Value};
 
 /// How long connecting may take.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
@@ -98,6 +102,16 @@ impl FromStr for Address {
     }
 }
 
+impl Address {
+    /// With this user in place of the one in it.
+    #[must_use]
+    pub fn user(mut self, name: &str, password: &str) -> Address {
+        self.0.authority.userinfo.username = name.to_owned();
+        self.0.authority.userinfo.password = password.to_owned();
+        self
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let AMQPUri { scheme, authority, vhost, .. } = &self.0;
@@ -157,9 +171,24 @@ impl Connection {
     /// # Errors
     /// `Unreachable`, `Login`, `Refused`.
     pub async fn open(address: &Address, name: &str) -> Result<Connection, AmqpError> {
+        Connection::open_trusting(address, name, None).await
+    }
+
+    /// As `open`; `ca` (PEM) also vouches for the broker's certificate.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub async fn open_trusting(
+        address: &Address,
+        name: &str,
+        ca: Option<String>,
+    ) -> Result<Connection, AmqpError> {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let unreachable = |why: String| AmqpError::Unreachable { address: address.to_string(), why };
-        let connecting = lapin::Connection::connect_uri(address.0.clone(), properties);
+        let tls = OwnedTLSConfig { identity: None, cert_chain: ca };
+        let runtime = lapin::runtime::default_runtime().map_err(|error| unreachable(plain(&error)))?;
+        let connecting =
+            lapin::Connection::connect_uri_with_config(address.0.clone(), properties, tls, runtime);
         match tokio::time::timeout(CONNECT_TIME, connecting).await {
             Ok(Ok(inner)) => Ok(Connection { inner, address: address.clone() }),
             Ok(Err(error)) => Err(refusal(address, &error).unwrap_or_else(|| unreachable(plain(&error)))),
@@ -268,6 +297,47 @@ impl Channel {
             self.inner.queue_bind(queue, exchange, "".into(), options, FieldTable::default()),
         )
         .await
+    }
+
+    /// Has `queue` get what `exchange` sends under a routing key, or one that fits the pattern.
+    ///
+    /// # Errors
+    /// `Refused` (also when there is no such exchange), or the connection is gone.
+    pub async fn bind_key(&self, queue: &str, exchange: &str, key: &str) -> Result<(), AmqpError> {
+        let bound = self.inner.queue_bind(
+            queue.into(),
+            exchange.into(),
+            key.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        self.allowed(bound).await
+    }
+
+    /// Reads a queue that others made. As `consume`; says why when there is no such queue, or it is not for us.
+    ///
+    /// # Errors
+    /// `Refused`, `Silent`, or the connection is gone.
+    pub async fn consume_theirs(&self, queue: &str, tag: &str, at_once: u16) -> Result<Consumer, AmqpError> {
+        in_time(&self.state, self.inner.basic_qos(at_once, BasicQosOptions::default())).await?;
+        let options = BasicConsumeOptions::default();
+        let consuming = self.inner.basic_consume(queue.into(), tag.into(), options, FieldTable::default());
+        let inner = self.allowed(consuming).await?;
+        Ok(Consumer { inner, queue: queue.to_owned(), channel: self.clone() })
+    }
+
+    /// Whether the broker still answers.
+    pub fn is_open(&self) -> bool {
+        self.inner.status().connected() && self.state.connected()
+    }
+
+    /// An answer of the broker, or why it says no.
+    async fn allowed<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, AmqpError> {
+        match tokio::time::timeout(ANSWER_TIME, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(refusal(&self.address, &error).unwrap_or_else(|| AmqpError::gone(&error))),
+            Err(_) => Err(AmqpError::Silent),
+        }
     }
 
     /// Reads a queue, with at most `at_once` deliveries under way. `tag` names the consumer on this channel.
@@ -414,6 +484,36 @@ impl Delivery {
         }
     }
 
+    /// What stands on the message beside its body.
+    pub fn about(&self) -> About {
+        let properties = &self.inner.properties;
+        let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().to_owned());
+        let headers = properties.headers().as_ref().map(table).unwrap_or_default();
+        About {
+            exchange: self.inner.exchange.as_str().to_owned(),
+            routing_key: self.inner.routing_key.as_str().to_owned(),
+            redelivered: self.inner.redelivered,
+            message_id: text(properties.message_id()),
+            correlation_id: text(properties.correlation_id()),
+            content_type: text(properties.content_type()),
+            content_encoding: text(properties.content_encoding()),
+            kind: text(properties.kind()),
+            app_id: text(properties.app_id()),
+            reply_to: text(properties.reply_to()),
+            seconds: *properties.timestamp(),
+            headers: Value::Object(headers),
+        }
+    }
+
+    /// Nobody can have it: it goes where its queue puts the dead, or nowhere.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn reject(self) -> Result<(), AmqpError> {
+        let options = BasicRejectOptions { requeue: false };
+        in_time(&self.state, self.inner.acker.reject(options)).await.map(drop)
+    }
+
     /// It is dealt with.
     ///
     /// # Errors
@@ -429,6 +529,61 @@ impl Delivery {
     pub async fn give_back(self) -> Result<(), AmqpError> {
         let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
         in_time(&self.state, self.inner.acker.nack(options)).await.map(drop)
+    }
+}
+
+/// What stands on a message beside its body.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct About {
+    pub exchange: String,
+    pub routing_key: String,
+    /// Whether somebody had it before.
+    pub redelivered: bool,
+    pub message_id: Option<String>,
+    pub correlation_id: Option<String>,
+    pub content_type: Option<String>,
+    pub content_encoding: Option<String>,
+    /// Its `type`.
+    pub kind: Option<String>,
+    pub app_id: Option<String>,
+    pub reply_to: Option<String>,
+    /// When it was sent, in seconds since 1970.
+    pub seconds: Option<u64>,
+    /// A map.
+    pub headers: Value,
+}
+
+fn table(table: &FieldTable) -> Object {
+    table.inner().iter().map(|(name, value)| (name.as_str().to_owned(), json_of(value))).collect()
+}
+
+/// A header as JSON; bytes that are no text as base64.
+fn json_of(value: &AMQPValue) -> Value {
+    let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(text) => Value::from(text),
+        Err(_) => Value::from(base64::engine::general_purpose::STANDARD.encode(bytes)),
+    };
+    match value {
+        AMQPValue::Boolean(value) => Value::from(*value),
+        AMQPValue::ShortShortInt(value) => Value::from(*value),
+        AMQPValue::ShortShortUInt(value) => Value::from(*value),
+        AMQPValue::ShortInt(value) => Value::from(*value),
+        AMQPValue::ShortUInt(value) => Value::from(*value),
+        AMQPValue::LongInt(value) => Value::from(*value),
+        AMQPValue::LongUInt(value) => Value::from(*value),
+        AMQPValue::LongLongInt(value) => Value::from(*value),
+        AMQPValue::Timestamp(value) => Value::from(*value),
+        AMQPValue::Float(value) => Value::from(*value),
+        AMQPValue::Double(value) => Value::from(*value),
+        AMQPValue::DecimalValue(value) => {
+            Value::from(f64::from(value.value) / 10_f64.powi(i32::from(value.scale)))
+        }
+        AMQPValue::ShortString(value) => Value::from(value.as_str()),
+        AMQPValue::LongString(value) => text(value.as_bytes()),
+        AMQPValue::ByteArray(value) => text(value.as_slice()),
+        AMQPValue::FieldArray(values) => Value::Array(values.as_slice().iter().map(json_of).collect()),
+        AMQPValue::FieldTable(inner) => Value::Object(table(inner)),
+        AMQPValue::Void => Value::Null,
     }
 }
 
@@ -472,7 +627,9 @@ fn refusal(address: &Address, error: &lapin::Error) -> Option<AmqpError> {
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) if why.contains("Login was refused") => {
             Some(AmqpError::Login(address))
         }
-        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED | AMQPSoftError::PRECONDITIONFAILED)
+        AMQPErrorKind::Soft(
+            AMQPSoftError::ACCESSREFUSED | AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::NOTFOUND,
+        )
         | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Some(AmqpError::Refused { address, why }),
         _ => None,
     }

@@ -22,6 +22,7 @@ pub mod ssh; // other hosts, by the ssh program
 pub mod delivery; // packages, repositories, hosts, rollouts
 pub mod amqp; // the only place that knows AMQP
 pub mod consul; // the only place that knows Consul
+pub mod etcd; // the only place that knows etcd
 pub mod dispatch; // how an attempt reaches a worker
 pub mod worker; // does attempts
 pub mod runners; // how actions are done
@@ -29,6 +30,7 @@ pub mod engine; // stores what was decided, then does it
 // who talks to it
 pub mod site; // the folder of definitions
 pub mod sources; // what produces events
+pub mod probes; // what anything may be thrown at, for fuzzers and tests
 pub mod auth; // who may do what
 pub mod api; // JSON over HTTP
 pub mod server; // builds the parts, stops them in reverse order

@@ -28,15 +28,23 @@ use crate::engine::{Change, Engine, Loaded, Parts, last_in_force};
 use crate::model::Span;
 use crate::process;
 use crate::secrets::Secrets;
-use crate::site;
+use crate::site::{self, Look, SiteError};
 use crate::sources::Sources;
 use crate::store::{Artefacts, Beat, Location, NewNode, Store};
 use crate::worker::Workspaces;
 
 pub use worker::{WorkOptions, work};
 
-/// How often the folder of definitions is looked at.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// How often the folder of definitions is looked at. A change is taken in when two looks were alike: files that are just being written, and
+/// many that change together, are taken in whole.
+const WATCH_EVERY: Duration = Duration::from_millis(200);
+/// Looking takes a tenth of the time at most: a folder of very many files is looked at less often, but at least so often.
+const WATCH_SHARE: u32 = 10;
+const WATCH_AT_LEAST: Duration = Duration::from_secs(2);
+/// A folder that never comes to rest is taken in after so many looks all the same.
+const RESTLESS: u32 = 4;
+/// After so many looks it is read, whatever it looks like: not every file system says when a file was changed.
+const READ_ANYWAY: u32 = 150;
 /// How long open connections get to end when the server stops.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -124,7 +132,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let stop_link = CancellationToken::new();
     let reports = crew.start(&engine, &tasks, &workers, &stop_worker, &stop_link);
     engine.run_tasks(&tasks, reports, stop_intake.clone()).await?;
-    let watch = SiteWatch { folder: options.site.clone(), known: files, changed: false, told: None };
+    let watch = SiteWatch::new(options.site.clone(), files);
     tasks.spawn(watch.run(Arc::clone(&engine), stop_intake.clone()));
 
     let sources = Sources::new(Arc::clone(&engine));
@@ -260,8 +268,17 @@ async fn first_definitions(
 /// Takes changed definitions in: those without a mistake at once, of the others the last good version stays.
 struct SiteWatch {
     folder: PathBuf,
-    /// As the folder was when it was last looked at.
+    /// As the folder was when it was last read.
     known: Files,
+    /// As it looked then, when it was at rest.
+    read: Option<Look>,
+    /// As it looked last.
+    last: Option<Look>,
+    /// So many looks ago it was read, or changed first.
+    looks: u32,
+    restless: u32,
+    /// How long till the next look.
+    pause: Duration,
     /// It changed since its definitions were stored.
     changed: bool,
     /// Why it can't be read, as it was last said.
@@ -269,15 +286,29 @@ struct SiteWatch {
 }
 
 impl SiteWatch {
+    fn new(folder: PathBuf, known: Files) -> SiteWatch {
+        SiteWatch {
+            folder,
+            known,
+            read: None,
+            last: None,
+            looks: 0,
+            restless: 0,
+            pause: WATCH_EVERY,
+            changed: false,
+            told: None,
+        }
+    }
+
     async fn run(mut self, engine: Arc<Engine>, stop: CancellationToken) {
         engine.want_lease(DEFINITIONS);
         let mut followed = tokio::time::Instant::now();
         loop {
             tokio::select! {
-                () = tokio::time::sleep(WATCH_EVERY) => (),
+                () = tokio::time::sleep(self.pause) => (),
                 () = stop.cancelled() => break,
             }
-            self.look().await;
+            self.look(&engine).await;
             if engine.has_lease(DEFINITIONS) {
                 if self.changed {
                     self.take_in(&engine).await;
@@ -292,24 +323,65 @@ impl SiteWatch {
         engine.give_lease_back(DEFINITIONS);
     }
 
-    async fn look(&mut self) {
+    async fn look(&mut self, engine: &Engine) {
+        let (path, began) = (self.folder.clone(), tokio::time::Instant::now());
+        let Ok(look) = tokio::task::spawn_blocking(move || site::look(&path)).await else { return };
+        self.pause = (began.elapsed() * WATCH_SHARE).clamp(WATCH_EVERY, WATCH_AT_LEAST);
+        match look {
+            Ok(look) => {
+                if self.is_to_be_read(look) {
+                    self.read(engine).await;
+                }
+            }
+            Err(error) => self.tell(&error, engine),
+        }
+    }
+
+    /// Whether the folder changed and came to rest.
+    fn is_to_be_read(&mut self, look: Look) -> bool {
+        self.looks += 1;
+        let is_at_rest = self.last.as_ref() == Some(&look);
+        let has_changed = self.read.as_ref() != Some(&look) || self.told.is_some();
+        self.restless = if has_changed && !is_at_rest { self.restless + 1 } else { 0 };
+        let now = match (has_changed, is_at_rest) {
+            (true, true) => true,
+            (true, false) => self.restless >= RESTLESS,
+            (false, _) => self.looks >= READ_ANYWAY,
+        };
+        if now {
+            (self.looks, self.restless) = (0, 0);
+            // What never rests may have changed again before it is read.
+            self.read = is_at_rest.then(|| look.clone());
+        }
+        self.last = Some(look);
+        now
+    }
+
+    async fn read(&mut self, engine: &Engine) {
         let path = self.folder.clone();
         let Ok(read) = tokio::task::spawn_blocking(move || site::read(&path)).await else { return };
         match read {
             Ok(files) => {
-                self.told = None;
+                if self.told.take().is_some() {
+                    tracing::info!("the definitions can be read again");
+                    engine.site_is_unreadable(None);
+                }
                 if files != self.known {
                     self.known = files;
                     self.changed = true;
                 }
             }
-            Err(error) => {
-                let why = Some(error.to_string());
-                if self.told != why {
-                    tracing::warn!(%error, "the definitions can't be read; the last good ones stay in force");
-                    self.told = why;
-                }
-            }
+            Err(error) => self.tell(&error, engine),
+        }
+    }
+
+    fn tell(&mut self, error: &SiteError, engine: &Engine) {
+        let why = Some(error.to_string());
+        self.read = None;
+        if self.told != why {
+            tracing::warn!(%error, "the definitions can't be read; the last good ones stay in force");
+            engine.site_is_unreadable(why.clone());
+            self.told = why;
         }
     }
 
@@ -330,6 +402,9 @@ impl SiteWatch {
 fn report_mistakes(loaded: &Loaded) {
     for mistake in loaded.mistakes.iter() {
         tracing::warn!("{}: {}", mistake.place, mistake.message);
+    }
+    if !loaded.kept.is_empty() {
+        tracing::warn!("the last good version stays in force of {}", loaded.kept.join(", "));
     }
 }
 

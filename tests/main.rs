@@ -4,9 +4,11 @@
 
 mod api;
 mod architecture;
+mod authoring;
 mod broker;
 mod check;
 mod cluster;
+mod consul;
 mod delivery;
 mod delivery_hosts;
 mod demo;

@@ -20,6 +20,19 @@ use crate::model::{Object, OnLimit, Value};
 /// Lists of definitions are in memory and whole: `limit` is taken so that all lists are asked alike.
 const KNOWN: [&str; 1] = ["limit"];
 
+/// The revision in force, and what is wrong with the folder that it came from.
+pub(super) async fn state(State(api): State<Api>, params: Params) -> Answer<Value> {
+    params.check(&[])?;
+    let loaded = api.engine.loaded();
+    Ok(Json(json!({
+        "revision": loaded.definitions.revision,
+        "mistakes": *loaded.mistakes,
+        "kept": loaded.kept,
+        "left_out": loaded.definitions.left_out,
+        "unreadable": api.engine.why_site_is_unreadable(),
+    })))
+}
+
 pub(super) async fn actions(State(api): State<Api>, params: Params) -> Answer<Page<Value>> {
     params.check(&KNOWN)?;
     Ok(Json(Page::whole(

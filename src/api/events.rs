@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Api;
 use super::problem::{Answer, Problem};
 use super::request::{Body, Fields, Id, Params, Who, idempotency_key};
-use super::types::{Event, Page, Why};
+use super::types::{DryReplay, Event, Page, Why};
 use crate::engine::{Caller, On, Tried};
 use crate::model::event::NewEvent;
 use crate::model::{EventId, Value};
@@ -140,10 +140,24 @@ pub(super) async fn replay(
     State(api): State<Api>,
     Who(caller): Who,
     Id(id): Id<EventId>,
-    Body(Nothing {}): Body<Nothing>,
+    Body(replay): Body<Replay>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
+    if replay.dry_run {
+        let dry = DryReplay::of(id, api.engine.replay_dry(id).await?);
+        return Ok((StatusCode::OK, Json(json!(dry))));
+    }
     let event = api.engine.replay(id, &caller).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({"event": event, "replay_of": id}))))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Replay {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl Fields for Replay {
+    const NAMES: &'static [&'static str] = &["dry_run"];
 }
 
 /// A body with nothing in it.

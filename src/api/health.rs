@@ -13,7 +13,7 @@ pub(super) async fn healthz() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-/// 200 when events can be taken and runs go on; `warnings` says what is not as it should be. How many, not what: this page has no lock.
+/// 200 when events can be taken and runs go on; `warnings` says what is not as it should be.
 pub(super) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<Value>) {
     let warnings = api.engine.readiness();
     let read = match api.engine.store().away() {

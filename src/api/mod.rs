@@ -14,6 +14,7 @@ mod health;
 mod holds;
 mod kv;
 mod log;
+mod plan;
 mod problem;
 mod request;
 mod rules;
@@ -88,6 +89,9 @@ fn v1(api: Api) -> Router {
         .route("/rules/{ref}", get(rules::show))
         .route("/rules/{ref}/enable", post(rules::enable))
         .route("/rules/{ref}/disable", post(rules::disable))
+        .route("/definitions", get(definitions::state))
+        .route("/definitions/files", get(plan::files))
+        .route("/plan", post(plan::plan))
         .route("/packs", get(definitions::packs))
         .route("/packs/{ref}", get(definitions::pack))
         .route("/actions", get(definitions::actions))

@@ -1,5 +1,7 @@
 //! What travels. A change here is a change of the API: fields are added, never renamed or reused.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::engine;
@@ -519,6 +521,150 @@ pub struct Trial {
     pub matched: usize,
     /// Oldest first.
     pub results: Vec<Why>,
+}
+
+/// A file of the definitions that a plan is asked for: as it is in force, or with its text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PlanFile {
+    Same { sha256: String },
+    Text { text: String },
+    Base64 { base64: String },
+}
+
+/// What other definitions would change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// In force now.
+    pub revision: String,
+    pub changes: Vec<PlanChange>,
+    /// Of the new definitions: `{file, line, column, message, help?}`.
+    pub mistakes: Vec<Value>,
+    /// New definitions that would not be in force, and why.
+    pub left_out: BTreeMap<String, String>,
+    pub events: PlanEvents,
+}
+
+/// A definition that differs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanChange {
+    pub kind: String,
+    pub name: String,
+    pub file: String,
+    /// `added`, `changed` or `removed`.
+    pub change: String,
+    /// Which keys differ: `+ by`, `- within`, `~ run: a -> b`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub how: Vec<String>,
+    pub broken: bool,
+}
+
+/// What stored events would have started otherwise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanEvents {
+    pub since: Timestamp,
+    /// When the first event came that was tried.
+    pub tried_since: Option<Timestamp>,
+    pub tried: usize,
+    /// Why not all events since then were tried.
+    pub bound: Option<String>,
+    /// Rules that could decide otherwise.
+    pub rules: Vec<PlanRule>,
+}
+
+/// What a rule would have done otherwise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanRule {
+    pub rule: String,
+    pub matched_before: usize,
+    pub matched_after: usize,
+    pub newly: usize,
+    pub no_longer: usize,
+    pub otherwise: usize,
+    pub errors: usize,
+    /// Some of the events.
+    pub examples: Vec<PlanExample>,
+}
+
+/// An event of which something else would have come; null where the rule is not there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanExample {
+    pub before: Option<Why>,
+    pub after: Option<Why>,
+}
+
+impl Plan {
+    pub fn of(plan: engine::Plan) -> Plan {
+        let change = |change: engine::DefinitionChange| PlanChange {
+            kind: change.kind.to_owned(),
+            name: change.name,
+            file: change.file,
+            change: change.change.to_owned(),
+            how: change.how,
+            broken: change.is_broken,
+        };
+        let rule = |rule: engine::RuleEffect| PlanRule {
+            rule: rule.rule,
+            matched_before: rule.matched_before,
+            matched_after: rule.matched_after,
+            newly: rule.newly,
+            no_longer: rule.no_longer,
+            otherwise: rule.otherwise,
+            errors: rule.errors,
+            examples: rule
+                .examples
+                .into_iter()
+                .map(|found| PlanExample {
+                    before: found.before.map(Why::of),
+                    after: found.after.map(Why::of),
+                })
+                .collect(),
+        };
+        Plan {
+            revision: plan.revision,
+            changes: plan.changes.into_iter().map(change).collect(),
+            mistakes: plan.mistakes.iter().map(|mistake| serde_json::json!(mistake)).collect(),
+            left_out: plan.left_out,
+            events: PlanEvents {
+                since: plan.effects.since,
+                tried_since: plan.effects.tried_since,
+                tried: plan.effects.tried,
+                bound: plan.effects.bound,
+                rules: plan.effects.rules.into_iter().map(rule).collect(),
+            },
+        }
+    }
+}
+
+/// What a replay would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DryReplay {
+    pub dry_run: bool,
+    /// The stored event.
+    pub replay_of: EventId,
+    pub trigger: String,
+    pub matched: usize,
+    pub unmatched: usize,
+    /// What each rule of the trigger would make of it.
+    pub rules: Vec<Why>,
+    /// Runs that wait for events of this trigger.
+    pub waiting: Vec<RunId>,
+}
+
+impl DryReplay {
+    pub fn of(id: EventId, dry: engine::DryReplay) -> DryReplay {
+        let rules = dry.rules.into_iter().map(|(rule, outcome)| Why { rule: Some(rule), ..Why::of(outcome) });
+        let rules: Vec<Why> = rules.collect();
+        DryReplay {
+            dry_run: true,
+            replay_of: id,
+            trigger: dry.trigger,
+            matched: rules.iter().filter(|rule| rule.result == "matched").count(),
+            unmatched: dry.unmatched,
+            rules,
+            waiting: dry.waiting,
+        }
+    }
 }
 
 impl Event {

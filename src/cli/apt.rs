@@ -78,7 +78,7 @@ impl Signing {
 }
 
 /// Where the key lies when nobody says otherwise: with SISKIN_DATA, where a server of that data directory has it.
-fn default_key_path() -> anyhow::Result<PathBuf> {
+pub(super) fn default_key_path() -> anyhow::Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = set("SISKIN_DATA")
         .or_else(|| set("XDG_CONFIG_HOME").map(|config| config.join("siskin")))

@@ -9,13 +9,13 @@ use serde_json::json;
 use super::inputs::read_json;
 use super::screen::ago;
 use super::{Client, Screen, ServerArgs};
-use crate::api::types::{Event, Page};
+use crate::api::types::{DryReplay, Event, Page};
 use crate::model::{EventId, Value};
 
 #[derive(Args, Debug)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "Examples:\n  siskin events --trigger github.push\n  siskin events 3                                the event, which rules it met, and their runs\n  siskin events 3 --why site.ci_on_push          why a rule did not match\n  siskin events send github.push push.json\n  siskin events replay 3"
+    after_help = "Examples:\n  siskin events --trigger github.push\n  siskin events 3                                the event, which rules it met, and their runs\n  siskin events 3 --why site.ci_on_push          why a rule did not match\n  siskin events send github.push push.json\n  siskin events replay 3\n  siskin events replay 3 --dry-run               what would run, and why not; nothing is done"
 )]
 pub(super) struct EventsArgs {
     #[command(subcommand)]
@@ -78,6 +78,9 @@ struct SendArgs {
 struct ReplayArgs {
     #[arg(value_name = "EVENT")]
     event: EventId,
+    /// Only say which rules would match and what would run, with which values
+    #[arg(long)]
+    dry_run: bool,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
@@ -174,9 +177,48 @@ impl SendArgs {
 impl ReplayArgs {
     async fn run(self, screen: &mut Screen) -> anyhow::Result<()> {
         let client = Client::find(&self.server)?;
-        let answer: Value = client.post(&format!("/events/{}/replay", self.event), &json!({})).await?;
-        tell(&answer, self.json, screen)
+        let path = format!("/events/{}/replay", self.event);
+        if !self.dry_run {
+            let answer: Value = client.post(&path, &json!({})).await?;
+            return tell(&answer, self.json, screen);
+        }
+        let answer: Value = client.post(&path, &json!({"dry_run": true})).await?;
+        if self.json {
+            return Ok(screen.json(&answer)?);
+        }
+        let dry: DryReplay = serde_json::from_value(answer)?;
+        show_dry(dry, screen)
     }
+}
+
+fn show_dry(dry: DryReplay, screen: &mut Screen) -> anyhow::Result<()> {
+    let said = dry.rules.iter().filter(|rule| rule.result == "not matched").count();
+    for rule in &dry.rules {
+        let name = rule.rule.as_deref().unwrap_or_default();
+        let mut line = format!("{} {name}", screen.status(&rule.result));
+        if let Some(run) = &rule.run {
+            line += &format!(": would run {run} {}", rule.with.clone().unwrap_or_default());
+        }
+        if let Some(starter) = &rule.on_behalf_of {
+            line += &format!(" on behalf of {starter}");
+        }
+        if let Some(why) = &rule.why {
+            line += &format!(": {why}");
+        }
+        if let Some(place) = &rule.place {
+            line += &format!(" ({place})");
+        }
+        screen.line(line)?;
+    }
+    if dry.unmatched > said {
+        screen.line(format!("and {} more rules do not match", dry.unmatched - said))?;
+    }
+    if !dry.waiting.is_empty() {
+        let runs: Vec<String> = dry.waiting.iter().map(ToString::to_string).collect();
+        screen.line(format!("runs that wait for {}: {}", dry.trigger, runs.join(", ")))?;
+    }
+    screen.line(format!("{} would match; nothing was done", dry.matched))?;
+    Ok(())
 }
 
 fn tell(answer: &Value, as_json: bool, screen: &mut Screen) -> anyhow::Result<()> {

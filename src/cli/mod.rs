@@ -1,5 +1,5 @@
 //! The command line: one file per subcommand. It talks to a server as any other client does; only `serve`, `init`, `check`, `test`,
-//! `package` and `apt` need none.
+//! `schema`, `package`, `apt` and the verbs of `packs` need none.
 //!
 //! Promises: exit status 0 done, 1 failed, 2 bad use; every list has `--json`; colours follow NO_COLOR; nothing that came from outside
 //! reaches the terminal with control characters in it; a secret never stands in arguments.
@@ -22,9 +22,12 @@ mod kv;
 mod lists;
 mod log;
 pub mod package;
+mod packs;
+mod plan;
 mod rules;
 mod run;
 mod runs;
+mod schema;
 mod screen;
 mod secret;
 mod serve;
@@ -67,6 +70,8 @@ enum Command {
     Init(init::InitArgs),
     /// Show every mistake in the definitions
     Check(check::CheckArgs),
+    /// Print JSON Schemas of everything that you write, for editors
+    Schema(schema::SchemaArgs),
     /// Play the tests of the definitions, on simulated time
     Test(test::TestArgs),
     /// Start an action or a workflow, and follow it
@@ -95,6 +100,8 @@ enum Command {
     Rollback(again::RollbackArgs),
     /// Show what a run, or the version on an environment, came of, and what it waits for
     Why(why::WhyArgs),
+    /// Show what the definitions of a folder would change on the server
+    Plan(plan::PlanArgs),
     /// List events or show one; send or replay
     Events(events::EventsArgs),
     /// List rules or show one; test, enable or disable
@@ -113,8 +120,8 @@ enum Command {
     Triggers(lists::ListArgs),
     /// List sources with their health, or show one
     Sources(lists::ListArgs),
-    /// List packs
-    Packs(lists::ListArgs),
+    /// List packs; install, update and remove those of others
+    Packs(packs::PacksArgs),
     /// List applications, or show one with what is where
     Apps(lists::AppsArgs),
     /// Fetch a file that a run keeps
@@ -164,6 +171,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => args.run().await,
         Command::Init(args) => args.run(screen),
         Command::Check(args) => args.run(screen),
+        Command::Schema(args) => args.run(screen),
         Command::Test(args) => args.run(screen).await,
         Command::Run(args) => args.run(screen).await,
         Command::Runs(args) => args.run(screen).await,
@@ -179,6 +187,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rerun(args) => args.run(screen).await,
         Command::Rollback(args) => args.run(screen).await,
         Command::Events(args) => args.run(screen).await,
+        Command::Plan(args) => args.run(screen).await,
         Command::Rules(args) => args.run(screen).await,
         Command::Approvals(args) => args.run(screen).await,
         Command::Approve(args) => args.run(true, screen).await,
@@ -187,7 +196,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Workflows(args) => args.run(&lists::WORKFLOWS, screen).await,
         Command::Triggers(args) => args.run(&lists::TRIGGERS, screen).await,
         Command::Sources(args) => args.run(&lists::SOURCES, screen).await,
-        Command::Packs(args) => args.run(&lists::PACKS, screen).await,
+        Command::Packs(args) => args.run(screen).await,
         Command::Apps(args) => args.run(screen).await,
         Command::Artefact(args) => args.run(screen).await,
         Command::Deployments(args) => args.run(screen).await,
@@ -196,7 +205,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Token(args) => args.run(screen).await,
         Command::User(args) => args.run(screen).await,
         Command::Audit(args) => args.run(screen).await,
-        Command::Package(verb) => verb.run(),
+        Command::Package(verb) => Box::pin(verb.run()).await,
         Command::Apt(verb) => verb.run(),
         Command::Completions(args) => args.run(),
     }
@@ -258,6 +267,9 @@ mod tests {
             "init",
             "init somewhere",
             "check --site s --json",
+            "schema",
+            "schema rule",
+            "schema --all .schemas",
             "test --site s ship --json",
             "test --from-run 12",
             "run core.echo value=hello count:=3 --detach --json",
@@ -281,6 +293,7 @@ mod tests {
             "events send github.push push.json",
             "events send github.push -",
             "events replay 3",
+            "events replay 3 --dry-run",
             "rules",
             "rules site.ci_on_push",
             "rules disable site.ci_on_push -m noisy",
@@ -297,6 +310,13 @@ mod tests {
             "token revoke 3",
             "audit --limit 3",
             "actions core.echo",
+            "packs",
+            "plan",
+            "plan --last 30d --json --site s",
+            "packs core --json",
+            "packs install https://example.org/p.git@v1 --folder p --site s",
+            "packs update p --dry-run",
+            "packs remove p --force",
             "completions bash",
         ] {
             let arguments = std::iter::once("siskin").chain(line.split(' '));

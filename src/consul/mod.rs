@@ -1,8 +1,9 @@
-//! A client of Consul's HTTP API: keys, services and their health, events, and how a change of them is waited for. See docs/adr/0011-own-consul-client.md.
+//! A client of Consul's HTTP API: keys, services and their health, events, sessions and locks, and how a change of them is waited for. See docs/adr/0011-own-consul-client.md.
 //!
 //! Promises: the token travels as a header and in nothing else, and no error or `Debug` shows it; every answer is bounded; a key is asked for exactly
 //! as it is named. `wait.rs` has the rules of blocking queries. Decides nothing: what a change means is the caller's.
 
+mod locks;
 mod wait;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,9 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
+pub use locks::{NewSession, Session};
 pub use wait::{Index, Moved, Pace, Wait};
 
 /// Where an agent listens when nobody says otherwise.
@@ -34,6 +37,8 @@ const SHOWN_CHARACTERS: usize = 200;
 pub enum ConsulError {
     #[error("`{address}` is no address of Consul ({why}); write it as http://127.0.0.1:8500")]
     BadAddress { address: String, why: String },
+    #[error("the CA's certificate for Consul can't be used ({0}); it must be PEM")]
+    BadCertificate(String),
     #[error("the token has characters that no header can hold")]
     BadToken,
     #[error("`{0}` can't be asked for: a part of it is empty in front, `.` or `..`")]
@@ -140,6 +145,14 @@ impl Client {
     /// # Errors
     /// `BadAddress`, `BadToken`.
     pub fn new(address: &str, token: Option<&str>) -> Result<Client, ConsulError> {
+        Client::trusting(address, token, None)
+    }
+
+    /// As `new`; with `ca` (PEM) that vouches for Consul's certificate, in place of those that the machine trusts.
+    ///
+    /// # Errors
+    /// `BadAddress`, `BadToken`, `BadCertificate`.
+    pub fn trusting(address: &str, token: Option<&str>, ca: Option<&[u8]>) -> Result<Client, ConsulError> {
         let wrong = |why: String| ConsulError::BadAddress { address: shown(address), why };
         let with_scheme =
             if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
@@ -152,7 +165,8 @@ impl Client {
             value.set_sensitive(true);
             Ok::<_, ConsulError>(value)
         });
-        let http = build().map_err(|error| wrong(chain(&error)))?;
+        let trusted = ca.map(authorities).transpose()?;
+        let http = build(trusted).map_err(|error| wrong(chain(&error)))?;
         Ok(Client { http, address: url, token: token.transpose()?, datacenter: None })
     }
 
@@ -213,6 +227,37 @@ impl Client {
         self.change(Method::PUT, "kv", key, &query, value.into()).await
     }
 
+    /// As `set`, and gives the key's new modify index; `None` when it is not where `cas` says.
+    ///
+    /// # Errors
+    /// As `key`.
+    pub async fn set_at(
+        &self,
+        key: &str,
+        value: &[u8],
+        flags: u64,
+        cas: Option<u64>,
+    ) -> Result<Option<u64>, ConsulError> {
+        let verb = if cas.is_some() { "cas" } else { "set" };
+        let value = base64::engine::general_purpose::STANDARD.encode(value);
+        let pair =
+            json!({"Verb": verb, "Key": key, "Value": value, "Flags": flags, "Index": cas.unwrap_or(0)});
+        let body = json!([{"KV": pair}]).to_string().into_bytes();
+        match self.change::<Transacted>(Method::PUT, "txn", "", &[], body).await {
+            Ok(done) => Ok(done.results.into_iter().next().map(|result| result.pair.modify_index)),
+            Err(ConsulError::Answered { status: 409, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes all keys that begin with `prefix`.
+    ///
+    /// # Errors
+    /// As `key`.
+    pub async fn delete_below(&self, prefix: &str) -> Result<bool, ConsulError> {
+        self.change(Method::DELETE, "kv", prefix, &[("recurse", "true")], Vec::new()).await
+    }
+
     /// Deletes a key, with `cas` only when it is at that modify index. False when it is not.
     ///
     /// # Errors
@@ -251,7 +296,12 @@ impl Client {
     pub async fn services(&self, wait: &Wait) -> Result<Answer<BTreeMap<String, Vec<String>>>, ConsulError> {
         let answer: Answer<Option<BTreeMap<String, Vec<String>>>> =
             self.get("catalog/services", "", &[], wait).await?;
-        Ok(answer.map(Option::unwrap_or_default))
+        // Consul gives the tags in another order each time.
+        Ok(answer.map(|services| {
+            let mut services = services.unwrap_or_default();
+            services.values_mut().for_each(|tags| tags.sort());
+            services
+        }))
     }
 
     /// All nodes.
@@ -424,6 +474,24 @@ impl<T> Answer<T> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
+struct Transacted {
+    results: Vec<TransactedOne>,
+}
+
+#[derive(Deserialize)]
+struct TransactedOne {
+    #[serde(rename = "KV")]
+    pair: TransactedPair,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TransactedPair {
+    modify_index: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
 struct RawPair {
     key: String,
     #[serde(default, deserialize_with = "base64_or_null")]
@@ -507,7 +575,16 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-fn build() -> Result<reqwest::Client, reqwest::Error> {
+fn authorities(pem: &[u8]) -> Result<Vec<reqwest::Certificate>, ConsulError> {
+    let read = reqwest::Certificate::from_pem_bundle(pem);
+    let found = read.map_err(|error| ConsulError::BadCertificate(chain(&error)))?;
+    match found.is_empty() {
+        true => Err(ConsulError::BadCertificate("there is none in it".to_owned())),
+        false => Ok(found),
+    }
+}
+
+fn build(trusted: Option<Vec<reqwest::Certificate>>) -> Result<reqwest::Client, reqwest::Error> {
     // An error means that it is installed already.
     drop(rustls::crypto::ring::default_provider().install_default());
     let builder = || {
@@ -517,6 +594,9 @@ fn build() -> Result<reqwest::Client, reqwest::Error> {
             // An agent leads nowhere else, and the token is for it only.
             .redirect(redirect::Policy::none())
     };
+    if let Some(trusted) = trusted {
+        return builder().tls_certs_only(trusted).build();
+    }
     // A machine without any certificates still speaks plain HTTP.
     builder().build().or_else(|_| builder().tls_certs_only([]).build())
 }

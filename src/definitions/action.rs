@@ -32,10 +32,10 @@ pub struct Action {
 }
 
 /// The runners and their sections. `later` are those that this version does not have.
-const RUNNERS: [&str; 4] = ["http", "shell", "script", "native"];
+pub(super) const RUNNERS: [&str; 4] = ["http", "shell", "script", "native"];
 const RUNNERS_LATER: [&str; 3] = ["ssh", "container", "rhai"];
 
-const ACTION: Keys = Keys {
+pub(super) const ACTION: Keys = Keys {
     of: "an action",
     built: &[
         "description",
@@ -48,17 +48,18 @@ const ACTION: Keys = Keys {
         "http",
         "shell",
         "script",
+        "native",
     ],
     later: &["ssh", "container", "rhai"],
 };
-const HTTP: Keys = Keys {
+pub(super) const HTTP: Keys = Keys {
     of: "`http`",
     built: &["method", "url", "headers", "query", "auth", "body", "form", "json", "expect"],
     later: &[],
 };
-const AUTH: Keys = Keys { of: "`auth`", built: &["basic", "bearer"], later: &[] };
-const SHELL: Keys = Keys { of: "`shell`", built: &["script", "env", "cwd"], later: &[] };
-const SCRIPT: Keys = Keys { of: "`script`", built: &["file", "args", "env"], later: &[] };
+pub(super) const AUTH: Keys = Keys { of: "`auth`", built: &["basic", "bearer"], later: &[] };
+pub(super) const SHELL: Keys = Keys { of: "`shell`", built: &["script", "env", "cwd"], later: &[] };
+pub(super) const SCRIPT: Keys = Keys { of: "`script`", built: &["file", "args", "env"], later: &[] };
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// What others must know of it.
@@ -185,6 +186,7 @@ impl Reader<'_> {
             "http" => self.http(node),
             "shell" => self.shell(node),
             "script" => self.script(node),
+            "native" => self.native(node),
             _ => None,
         };
         Value::Object(section.unwrap_or_default())
@@ -275,6 +277,21 @@ impl Reader<'_> {
             section.insert("cwd".to_owned(), self.text(cwd));
         }
         Some(section)
+    }
+
+    /// What it gets beside its input. What needs a secret that the pack's configuration does not name is left out.
+    fn native(&mut self, node: &Node) -> Option<Object> {
+        let entries = self.sheet.entries(node, "`native`")?;
+        let config = self.world.configs.get(self.sheet.pack).map(|config| &config.value);
+        let names_all = |node: &Node| {
+            let Content::Scalar(scalar) = &node.content else { return true };
+            let named = |path: &str| {
+                path.split('.').try_fold(config?, |value, key| value.get(key))?.as_str().map(drop)
+            };
+            secret_paths(&scalar.text).into_iter().all(|path| named(path).is_some())
+        };
+        let read = entries.iter().filter(|entry| names_all(&entry.value));
+        Some(read.map(|entry| (entry.key.clone(), self.any(&entry.value))).collect())
     }
 
     fn script(&mut self, node: &Node) -> Option<Object> {

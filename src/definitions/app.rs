@@ -6,16 +6,16 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::check::no_window;
-use super::sheet::{Keys, Sheet};
+use super::sheet::{Keys, Sheet, Table};
 use super::yaml::{Content, Entry, Node};
 use crate::model::{Object, Value};
 
-const APP: Keys = Keys {
+pub(super) const APP: Keys = Keys {
     of: "an app",
     built: &["description", "owner", "repository", "package", "environments"],
     later: &["notify"],
 };
-const ENVIRONMENT: Keys = Keys {
+pub(super) const ENVIRONMENT: Keys = Keys {
     of: "an environment",
     built: &[
         "description",
@@ -31,11 +31,23 @@ const ENVIRONMENT: Keys = Keys {
     ],
     later: &["notify"],
 };
-const HOST: Keys = Keys { of: "a host", built: &["name", "ssh", "root"], later: &[] };
-const SSH: Keys =
+pub(super) const HOST: Keys = Keys { of: "a host", built: &["name", "ssh", "root"], later: &[] };
+pub(super) const SSH: Keys =
     Keys { of: "`ssh`", built: &["host", "port", "user", "key", "known_hosts", "host_keys"], later: &[] };
-const CHECK: Keys = Keys { of: "`check`", built: &["script", "tries", "interval", "timeout"], later: &[] };
-const HOSTS_LATER: [&str; 3] = ["consul", "file", "command"];
+pub(super) const CHECK: Keys =
+    Keys { of: "`check`", built: &["script", "tries", "interval", "timeout"], later: &[] };
+pub(super) const OF_CONSUL: Keys = Keys {
+    of: "`hosts` from Consul",
+    built: &["consul", "tag", "role", "canary", "address", "datacenter", "at_least", "ssh", "roots"],
+    later: &[],
+};
+pub(super) const OF_FILE: Keys =
+    Keys { of: "`hosts` from a file", built: &["file", "at_least", "ssh", "roots"], later: &[] };
+pub(super) const OF_COMMAND: Keys =
+    Keys { of: "`hosts` from a command", built: &["command", "at_least", "ssh", "roots"], later: &[] };
+/// What hosts that are found elsewhere have in common.
+pub(super) const COMMON_SSH: Keys =
+    Keys { of: "`ssh` of hosts", built: &["port", "user", "key", "known_hosts", "host_keys"], later: &[] };
 
 /// Reads an app file. `windows` are those of siskin.yaml, if that could be read.
 pub(super) fn read(sheet: &Sheet<'_>, node: &Node, windows: Option<&BTreeSet<String>>) -> Option<Value> {
@@ -73,7 +85,7 @@ fn environment(sheet: &Sheet<'_>, node: &Node, windows: Option<&BTreeSet<String>
     let table = sheet.table(node, &ENVIRONMENT)?;
     let mut environment = Object::new();
     if let Some(node) = table.need("hosts") {
-        environment.insert("hosts".to_owned(), Value::Array(hosts(sheet, node)));
+        environment.insert("hosts".to_owned(), hosts(sheet, node));
     }
     for key in ["description", "suite", "source_list"] {
         if let Some(node) = table.get(key) {
@@ -144,16 +156,22 @@ fn share(sheet: &Sheet<'_>, node: &Node, what: &str) -> Value {
     Value::String(text)
 }
 
-fn hosts(sheet: &Sheet<'_>, node: &Node) -> Vec<Value> {
+/// A list of hosts, or a map that says where they are found: `consul`, `file` or `command`.
+fn hosts(sheet: &Sheet<'_>, node: &Node) -> Value {
     if let Content::Map(entries) = &node.content {
-        match entries.iter().find(|entry| HOSTS_LATER.contains(&entry.key.as_str())) {
-            Some(entry) => {
-                let message = format!("hosts from `{}` are not built yet in this version", entry.key);
-                sheet.report(entry.line, entry.column, message, Some("name the hosts in a list".to_owned()));
+        let kinds = ["consul", "file", "command"];
+        let kind = entries.iter().find_map(|entry| kinds.into_iter().find(|kind| *kind == entry.key));
+        let found = match kind {
+            Some("consul") => of_consul(sheet, node),
+            Some("file") => of_file(sheet, node),
+            Some(_) => of_command(sheet, node),
+            None => {
+                let help = Some("hosts: {consul: shop, tag: app}, {file: PATH} or {command: ...}".to_owned());
+                sheet.wrong(node, "`hosts` must be a list, or say where they are found", help);
+                None
             }
-            None => sheet.wrong(node, "`hosts` must be a list", None),
-        }
-        return Vec::new();
+        };
+        return found.map_or(Value::Array(Vec::new()), Value::Object);
     }
     let mut hosts: Vec<Value> = Vec::new();
     for item in sheet.list(node, "hosts").unwrap_or_default() {
@@ -164,7 +182,97 @@ fn hosts(sheet: &Sheet<'_>, node: &Node) -> Vec<Value> {
         }
         hosts.push(host);
     }
-    hosts
+    Value::Array(hosts)
+}
+
+fn of_consul(sheet: &Sheet<'_>, node: &Node) -> Option<Object> {
+    let table = sheet.table(node, &OF_CONSUL)?;
+    let mut found = Object::new();
+    for key in ["consul", "role", "address", "datacenter"] {
+        if let Some(node) = table.get(key) {
+            found.insert(key.to_owned(), json!(sheet.name(node, key)?));
+        }
+    }
+    if let Some(node) = table.get("tag") {
+        let tags: Vec<String> =
+            sheet.one_or_list(node).iter().filter_map(|node| sheet.name(node, "tag")).collect();
+        found.insert("tag".to_owned(), json!(tags));
+    }
+    if let (Some(node), Some(_)) = (table.get("role"), table.get("tag")) {
+        let help = Some("`role` gives the tag by the convention, `tag` says it".to_owned());
+        sheet.wrong(node, "`hosts` have either a `role` or a `tag`", help);
+    }
+    if let Some(node) = table.get("canary") {
+        if table.get("role").is_none() {
+            sheet.wrong(node, "`canary` says which tag a `role` has; there is no `role` here", None);
+        }
+        found.insert("canary".to_owned(), json!(sheet.boolean(node, "canary")));
+    }
+    with_common(&table, found)
+}
+
+fn of_file(sheet: &Sheet<'_>, node: &Node) -> Option<Object> {
+    let table = sheet.table(node, &OF_FILE)?;
+    let node = table.need("file")?;
+    let path = sheet.name(node, "file")?;
+    if !path.starts_with('/') {
+        sheet.wrong(node, "`file` must be an absolute path: it is read where the work is done", None);
+    }
+    with_common(&table, [("file".to_owned(), json!(path))].into_iter().collect())
+}
+
+fn of_command(sheet: &Sheet<'_>, node: &Node) -> Option<Object> {
+    let table = sheet.table(node, &OF_COMMAND)?;
+    let node = table.need("command")?;
+    // A text is for the shell, a list is a program with its arguments.
+    let command = match &node.content {
+        Content::List(items) => {
+            json!(items.iter().map(|item| sheet.text(item, "command")).collect::<Option<Vec<String>>>()?)
+        }
+        _ => json!(sheet.text(node, "command")?),
+    };
+    if command.as_array().is_some_and(Vec::is_empty) || command == "" {
+        sheet.wrong(node, "`command` names no program", None);
+    }
+    with_common(&table, [("command".to_owned(), command)].into_iter().collect())
+}
+
+/// How hosts that are found elsewhere are reached, and how few are too few.
+fn with_common(table: &Table<'_>, mut found: Object) -> Option<Object> {
+    let sheet = table.sheet;
+    if let Some(node) = table.get("at_least") {
+        found.insert("at_least".to_owned(), json!(sheet.whole(node, "at_least", 1)?));
+    }
+    if let Some(node) = table.get("roots") {
+        let path = sheet.name(node, "roots")?;
+        if !path.starts_with('/') {
+            sheet.wrong(node, "`roots` must be an absolute path", None);
+        }
+        found.insert("roots".to_owned(), json!(path));
+    }
+    if let Some(node) = table.get("ssh") {
+        found.insert("ssh".to_owned(), Value::Object(ssh(&sheet.table(node, &COMMON_SSH)?)));
+    }
+    Some(found)
+}
+
+/// The keys of `ssh` but for the host.
+fn ssh(table: &Table<'_>) -> Object {
+    let sheet = table.sheet;
+    let mut ssh = Object::new();
+    if let Some(port) = table.get("port").and_then(|node| sheet.whole(node, "port", 1)) {
+        ssh.insert("port".to_owned(), json!(port));
+    }
+    for key in ["user", "key", "known_hosts"] {
+        if let Some(text) = table.text(key) {
+            ssh.insert(key.to_owned(), json!(text));
+        }
+    }
+    let host_keys = table.get("host_keys");
+    if let Some(word) = host_keys.and_then(|node| sheet.word(node, "host_keys", &["strict", "accept_new"])) {
+        ssh.insert("host_keys".to_owned(), json!(word));
+    }
+    ssh
 }
 
 fn host(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
@@ -178,23 +286,10 @@ fn host(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
         (None, None) => Some(json!({"name": name, "ssh": {"host": name}})),
         (Some(node), None) => {
             let table = sheet.table(node, &SSH)?;
-            let mut ssh = Object::new();
-            ssh.insert("host".to_owned(), json!(table.text("host").unwrap_or_else(|| name.clone())));
-            if let Some(port) = table.get("port").and_then(|node| sheet.whole(node, "port", 1)) {
-                ssh.insert("port".to_owned(), json!(port));
-            }
-            for key in ["user", "key", "known_hosts"] {
-                if let Some(text) = table.text(key) {
-                    ssh.insert(key.to_owned(), json!(text));
-                }
-            }
-            let host_keys = table.get("host_keys");
-            if let Some(word) =
-                host_keys.and_then(|node| sheet.word(node, "host_keys", &["strict", "accept_new"]))
-            {
-                ssh.insert("host_keys".to_owned(), json!(word));
-            }
-            Some(json!({"name": name, "ssh": ssh}))
+            let mut found = Object::new();
+            found.insert("host".to_owned(), json!(table.text("host").unwrap_or_else(|| name.clone())));
+            found.extend(ssh(&table));
+            Some(json!({"name": name, "ssh": found}))
         }
         (None, Some(node)) => Some(json!({"name": name, "root": sheet.name(node, "root")?})),
         (Some(_), Some(root)) => {

@@ -11,6 +11,7 @@ pub struct Consul {
     /// `None`: the agent on this machine.
     pub address: Option<Template>,
     pub token: Option<Template>,
+    pub ca: Option<Template>,
     pub datacenter: Option<Template>,
     pub what: What,
 }
@@ -46,6 +47,7 @@ pub(super) const KV: Keys = Keys {
         "address",
         "token",
         "secret",
+        "ca",
         "datacenter",
         "key",
         "prefix",
@@ -63,6 +65,7 @@ pub(super) const SERVICE: Keys = Keys {
         "address",
         "token",
         "secret",
+        "ca",
         "datacenter",
         "service",
         "tag",
@@ -80,6 +83,7 @@ pub(super) const EVENT: Keys = Keys {
         "address",
         "token",
         "secret",
+        "ca",
         "datacenter",
         "name",
     ],
@@ -91,6 +95,7 @@ pub(super) fn read(table: &Table<'_>, kind: &str, world: &World<'_>) -> Option<C
     let sheet = table.sheet;
     let address = setting(table, "address", world);
     let token = token(table, world);
+    let ca = setting(table, "ca", world);
     let datacenter = setting(table, "datacenter", world);
     let need = |key: &str| setting_of(sheet, table.need(key)?, key, world);
     let what = match kind {
@@ -116,5 +121,5 @@ pub(super) fn read(table: &Table<'_>, kind: &str, world: &World<'_>) -> Option<C
         }
         _ => need("name").map(What::Event),
     };
-    Some(Consul { address: address?, token: token?, datacenter: datacenter?, what: what? })
+    Some(Consul { address: address?, token: token?, ca: ca?, datacenter: datacenter?, what: what? })
 }

@@ -351,7 +351,7 @@ fn plain_text(value: &Value) -> String {
 
 // Reading.
 
-const FIELD: Keys = Keys {
+pub(super) const FIELD: Keys = Keys {
     of: "a field",
     built: &[
         "type",

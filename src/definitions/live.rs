@@ -4,6 +4,7 @@ use globset::{Glob, GlobBuilder};
 
 use super::check::{Seen, World};
 use super::consul::{self, Consul};
+use super::remote::{self, Amqp, Etcd, GithubReleases};
 use super::schedule::{self, Interval, Schedule};
 use super::sheet::{Keys, Sheet, Table};
 use super::source::trigger;
@@ -26,11 +27,14 @@ pub struct Live {
 pub enum Watch {
     Interval(Interval),
     At(Schedule),
-    Consul(Consul),
+    Consul(Box<Consul>),
     Exec(Exec),
     File(File),
     HttpPoll(HttpPoll),
     GitBranch(GitBranch),
+    Etcd(Box<Etcd>),
+    Amqp(Box<Amqp>),
+    GithubReleases(GithubReleases),
 }
 
 /// A program that prints events.
@@ -83,6 +87,9 @@ impl Watch {
             Watch::File(_) => "file",
             Watch::HttpPoll(_) => "http_poll",
             Watch::GitBranch(_) => "git_branch",
+            Watch::Etcd(_) => "etcd",
+            Watch::Amqp(_) => "amqp",
+            Watch::GithubReleases(_) => "github_releases",
         }
     }
 }
@@ -98,6 +105,9 @@ pub(super) const KINDS: &[(&str, &Keys)] = &[
     ("file", &FILE),
     ("http_poll", &HTTP_POLL),
     ("git_branch", &GIT_BRANCH),
+    ("etcd", &remote::ETCD),
+    ("amqp", &remote::AMQP),
+    ("github_releases", &remote::GITHUB_RELEASES),
 ];
 
 const INTERVAL: Keys = Keys {
@@ -150,7 +160,10 @@ pub(super) fn read(table: &Table<'_>, kind: &str, world: &World<'_>) -> Option<L
         "file" => file(table, world).map(Watch::File),
         "http_poll" => http_poll(table, world).map(Watch::HttpPoll),
         "git_branch" => git_branch(table, world).map(Watch::GitBranch),
-        _ => consul::read(table, kind, world).map(Watch::Consul),
+        "etcd" => remote::etcd(table, world).map(Box::new).map(Watch::Etcd),
+        "amqp" => remote::amqp(table, world).map(Box::new).map(Watch::Amqp),
+        "github_releases" => remote::github_releases(table, world).map(Watch::GithubReleases),
+        _ => consul::read(table, kind, world).map(Box::new).map(Watch::Consul),
     };
     let each = each.map_or(Some(None), |each| each.map(|(script, _)| Some(script)));
     let dedup = dedup.map_or(Some(None), |dedup| dedup.map(Some));
@@ -226,7 +239,7 @@ fn git_branch(table: &Table<'_>, world: &World<'_>) -> Option<GitBranch> {
     Some(GitBranch { url: url?, branches: branches?, user: user?, token: token?, every: every? })
 }
 
-fn every(table: &Table<'_>, usual: Span) -> Option<Span> {
+pub(super) fn every(table: &Table<'_>, usual: Span) -> Option<Span> {
     let Some(node) = table.get("every") else { return Some(usual) };
     at_least(table.sheet, node, "every", SHORTEST)
 }
@@ -245,10 +258,15 @@ fn glob(sheet: &Sheet<'_>, node: &Node, what: &str) -> Option<Glob> {
 
 /// `token`, a template; or `secret`, the name of a secret that holds it.
 pub(super) fn token(table: &Table<'_>, world: &World<'_>) -> Option<Option<Template>> {
-    let Some(node) = table.get("secret") else { return setting(table, "token", world) };
+    secret_setting(table, "token", world)
+}
+
+/// A setting that is secret: a template under its own key, or `secret`, the name of a secret that holds it.
+pub(super) fn secret_setting(table: &Table<'_>, key: &str, world: &World<'_>) -> Option<Option<Template>> {
+    let Some(node) = table.get("secret") else { return setting(table, key, world) };
     let sheet = table.sheet;
-    if table.get("token").is_some() {
-        sheet.wrong(node, "the token comes either from `token` or from `secret`", None);
+    if table.get(key).is_some() {
+        sheet.wrong(node, format!("the {key} comes either from `{key}` or from `secret`"), None);
         return None;
     }
     let name = sheet.name(node, "secret")?;

@@ -57,9 +57,11 @@ const MOST_EVENTS: u32 = 100;
 /// More matches than anybody counts.
 const MOST_MATCHES: u32 = 1000;
 const MOST_PARTS: usize = 20;
-const AT_MOST: Keys = Keys { of: "`at_most`", built: &["count", "per", "by", "otherwise"], later: &[] };
-const OTHERWISE: Keys = Keys { of: "`otherwise`", built: &["run", "with"], later: &[] };
-const PART: Keys = Keys { of: "an event of `all`", built: &["as", "trigger", "when", "by"], later: &[] };
+pub(super) const AT_MOST: Keys =
+    Keys { of: "`at_most`", built: &["count", "per", "by", "otherwise"], later: &[] };
+pub(super) const OTHERWISE: Keys = Keys { of: "`otherwise`", built: &["run", "with"], later: &[] };
+pub(super) const PART: Keys =
+    Keys { of: "an event of `all`", built: &["as", "trigger", "when", "by"], later: &[] };
 /// Names that mean something in a rule.
 const TAKEN: [&str; 8] = ["event", "events", "meta", "matched", "config", "apps", "secret", "item"];
 

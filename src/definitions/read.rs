@@ -240,6 +240,14 @@ fn sort(path: &str) -> Sort {
     Sort::Definition { kind, pack: pack.to_owned(), name }
 }
 
+/// The kind of definition that a path is, and its name.
+pub(super) fn kind_and_name(path: &str) -> Option<(&'static str, String)> {
+    match sort(path) {
+        Sort::Definition { kind, name, .. } => Some((kind.word(), name)),
+        Sort::Wrong(..) | Sort::Other => None,
+    }
+}
+
 fn pack_file(pack: &str) -> Sort {
     match wrong_pack(pack, true) {
         Some(wrong) => wrong,
@@ -432,9 +440,10 @@ fn schemas(papers: &[Paper], collected: &mut Collected) -> BTreeMap<String, Conf
     for paper in papers {
         configs.entry(paper.pack.clone()).or_insert_with(empty);
     }
+    let known: BTreeSet<&str> = papers.iter().map(|paper| paper.pack.as_str()).collect();
     for paper in papers.iter().filter(|paper| paper.kind == Kind::Pack) {
         let sheet = Sheet::new(&paper.source, &paper.pack);
-        let schema = site::read_pack(&sheet, &paper.node);
+        let schema = site::read_pack(&sheet, &paper.node, Some(&known));
         collected.finish(paper, sheet);
         let required = schema.iter().flatten().filter(|(_, field)| field.is_required());
         let missing = required.map(|(name, _)| name.clone()).collect();

@@ -78,7 +78,7 @@ impl Rule {
     }
 }
 
-const RULE: Keys = Keys {
+pub(super) const RULE: Keys = Keys {
     of: "a rule",
     built: &[
         "description",
@@ -99,7 +99,8 @@ const RULE: Keys = Keys {
     ],
     later: &["notify"],
 };
-const TIMES: Keys = Keys { of: "`schedule`", built: &["cron", "times", "time_zone", "catch_up"], later: &[] };
+pub(super) const TIMES: Keys =
+    Keys { of: "`schedule`", built: &["cron", "times", "time_zone", "catch_up"], later: &[] };
 /// The trigger of what a schedule makes.
 pub const SCHEDULE: &str = "core.schedule";
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fields::{self, Fields};
+use super::needs;
 use super::sheet::{Keys, Sheet};
 use super::window::{self, Window};
 use super::yaml::{Content, Node};
@@ -51,16 +52,17 @@ pub struct User {
     pub links: BTreeMap<String, String>,
 }
 
-const SITE: Keys = Keys {
+pub(super) const SITE: Keys = Keys {
     of: "siskin.yaml",
     built: &["config", "public_url", "retention", "users", "windows"],
     later: &["notify", "limits", "owners"],
 };
-const RETENTION: Keys = Keys { of: "`retention`", built: &["events", "runs", "logs", "audit"], later: &[] };
+pub(super) const RETENTION: Keys =
+    Keys { of: "`retention`", built: &["events", "runs", "logs", "audit"], later: &[] };
 /// Less would take away what people still look at.
 const SHORTEST_RETENTION: Span = Span::minutes(60);
-const USER: Keys = Keys { of: "a user", built: &["roles", "links"], later: &[] };
-const PACK: Keys =
+pub(super) const USER: Keys = Keys { of: "a user", built: &["roles", "links"], later: &[] };
+pub(super) const PACK: Keys =
     Keys { of: "pack.yaml", built: &["name", "description", "version", "config", "needs"], later: &[] };
 
 /// What `siskin.yaml` says, but for `config`, which is read when the packs' schemas are known.
@@ -159,8 +161,8 @@ fn user(sheet: &Sheet<'_>, node: &Node) -> Option<User> {
     })
 }
 
-/// The configuration that a pack takes.
-pub(super) fn read_pack(sheet: &Sheet<'_>, node: &Node) -> Option<Fields> {
+/// The configuration that a pack takes. `known` are the packs that are there.
+pub(super) fn read_pack(sheet: &Sheet<'_>, node: &Node, known: Option<&BTreeSet<&str>>) -> Option<Fields> {
     let table = sheet.table(node, &PACK)?;
     for key in ["name", "description", "version"] {
         table.text(key);
@@ -170,8 +172,8 @@ pub(super) fn read_pack(sheet: &Sheet<'_>, node: &Node) -> Option<Fields> {
     {
         sheet.wrong(node, format!("this pack is called `{}`, after its folder", sheet.pack), None);
     }
-    for node in table.get("needs").map(|node| sheet.one_or_list(node)).unwrap_or_default() {
-        sheet.name(node, "needs");
+    if let Some(node) = table.get("needs") {
+        needs::read(sheet, node, known);
     }
     Some(table.get("config").map(|node| fields::read(sheet, node, "config")).unwrap_or_default())
 }

@@ -46,8 +46,6 @@ pub enum Kind {
     Live(Live),
 }
 
-const KINDS_LATER: [&str; 3] = ["etcd", "amqp", "github_releases"];
-
 /// Reads a source file.
 pub(super) fn read(sheet: &Sheet<'_>, node: &Node, name: &str, world: &World<'_>) -> Option<Source> {
     let entries = sheet.entries(node, "a source")?;
@@ -56,14 +54,6 @@ pub(super) fn read(sheet: &Sheet<'_>, node: &Node, name: &str, world: &World<'_>
         return None;
     };
     let text = sheet.name(&kind.value, "kind")?;
-    if KINDS_LATER.contains(&text.as_str()) {
-        sheet.wrong(
-            &kind.value,
-            format!("sources of the kind `{text}` are not built yet in this version"),
-            None,
-        );
-        return None;
-    }
     let kind = match live::KINDS.iter().find(|(name, _)| *name == text) {
         Some((name, keys)) => Kind::Live(live::read(&sheet.table(node, keys)?, name, world)?),
         None if text == "webhook" => {

@@ -15,13 +15,13 @@ use crate::model::retry::Retry;
 use crate::model::{Span, Value};
 
 /// What a step does: each is a kind of step.
-const KINDS: [&str; 9] =
+pub(super) const KINDS: [&str; 9] =
     ["run", "shell", "approve", "watch", "wait_for", "sleep", "emit", "steps", "parallel"];
 /// The kinds that are groups of steps.
 const GROUPS: [&str; 2] = ["steps", "parallel"];
 /// Keys that make a group a run of its own.
 const OF_RUNS: [&str; 3] = ["for_each", "retry", "timeout"];
-const STEP: Keys = Keys {
+pub(super) const STEP: Keys = Keys {
     of: "a step",
     built: &[
         "id",
@@ -61,7 +61,7 @@ const STEP: Keys = Keys {
 const LOOPED: &[&str] = &["run", "shell", "emit", "steps", "parallel"];
 const LEAVES: &[&str] = &["run", "shell", "approve", "watch", "wait_for", "sleep", "emit"];
 /// Keys that belong to some kinds of step only.
-const BELONGS: [(&str, &[&str]); 17] = [
+pub(super) const BELONGS: [(&str, &[&str]); 17] = [
     ("with", &["run", "emit"]),
     ("env", &["shell"]),
     ("cwd", &["shell"]),
@@ -80,13 +80,13 @@ const BELONGS: [(&str, &[&str]); 17] = [
     ("every", &["run", "shell"]),
     ("timeout", &["run", "shell", "approve", "wait_for", "steps", "parallel"]),
 ];
-const RETRY: Keys = Keys {
+pub(super) const RETRY: Keys = Keys {
     of: "`retry`",
     built: &["attempts", "delay", "backoff", "max_delay", "jitter", "when", "lost"],
     later: &[],
 };
-const UNDO: Keys = Keys { of: "`undo`", built: &["run", "with"], later: &[] };
-const WORKER: Keys = Keys { of: "`worker`", built: &["pool", "labels", "same_as"], later: &[] };
+pub(super) const UNDO: Keys = Keys { of: "`undo`", built: &["run", "with"], later: &[] };
+pub(super) const WORKER: Keys = Keys { of: "`worker`", built: &["pool", "labels", "same_as"], later: &[] };
 
 /// What `run` has in expressions.
 const RUN: &[&str] = &["id", "url", "workflow", "started_by", "started_at"];

@@ -171,44 +171,47 @@ pub struct Mock {
     pub takes: Span,
 }
 
-const RULE_TEST: Keys =
+pub(super) const RULE_TEST: Keys =
     Keys { of: "the test of a rule", built: &["rule", "config", "kv", "apps", "cases"], later: &[] };
-const WORKFLOW_TEST: Keys = Keys {
+pub(super) const WORKFLOW_TEST: Keys = Keys {
     of: "the test of a workflow",
     built: &["workflow", "mock", "config", "kv", "apps", "cases"],
     later: &[],
 };
-const RULE_CASE: Keys = Keys { of: "a case of a rule", built: &["name", "event", "expect"], later: &[] };
-const WORKFLOW_CASE: Keys = Keys {
+pub(super) const RULE_CASE: Keys =
+    Keys { of: "a case of a rule", built: &["name", "event", "expect"], later: &[] };
+pub(super) const WORKFLOW_CASE: Keys = Keys {
     of: "a case of a workflow",
     built: &["name", "at", "input", "mock", "events", "answers", "holds", "force", "expect"],
     later: &[],
 };
-const EVENT: Keys = Keys { of: "`event`", built: &["trigger", "payload", "file"], later: &[] };
-const TIMED_EVENT: Keys = Keys { of: "an event", built: &["at", "trigger", "payload", "file"], later: &[] };
-const ANSWER: Keys =
+pub(super) const EVENT: Keys = Keys { of: "`event`", built: &["trigger", "payload", "file"], later: &[] };
+pub(super) const TIMED_EVENT: Keys =
+    Keys { of: "an event", built: &["at", "trigger", "payload", "file"], later: &[] };
+pub(super) const ANSWER: Keys =
     Keys { of: "an answer", built: &["by", "at", "yes", "reject", "comment", "answers"], later: &[] };
-const HELD: Keys = Keys { of: "a hold", built: &["what", "from", "until", "why"], later: &[] };
-const FORCED: Keys = Keys { of: "`force`", built: &["at", "by", "why"], later: &[] };
-const MOCK: Keys =
+pub(super) const HELD: Keys = Keys { of: "a hold", built: &["what", "from", "until", "why"], later: &[] };
+pub(super) const FORCED: Keys = Keys { of: "`force`", built: &["at", "by", "why"], later: &[] };
+pub(super) const MOCK: Keys =
     Keys { of: "a mock", built: &["output", "fail", "error", "takes", "attempts"], later: &[] };
-const ATTEMPT: Keys = Keys { of: "an attempt", built: &["output", "fail", "error", "takes"], later: &[] };
-const ERROR: Keys = Keys { of: "`error`", built: &["kind", "message"], later: &[] };
-const RULE_EXPECTED: Keys = Keys {
+pub(super) const ATTEMPT: Keys =
+    Keys { of: "an attempt", built: &["output", "fail", "error", "takes"], later: &[] };
+pub(super) const ERROR: Keys = Keys { of: "`error`", built: &["kind", "message"], later: &[] };
+pub(super) const RULE_EXPECTED: Keys = Keys {
     of: "what is expected of a rule",
     built: &["match", "run", "with", "on_behalf_of", "why"],
     later: &[],
 };
-const WORKFLOW_EXPECTED: Keys = Keys {
+pub(super) const WORKFLOW_EXPECTED: Keys = Keys {
     of: "what is expected of a run",
     built: &["status", "steps", "undone", "called", "not_called", "output", "error"],
     later: &[],
 };
-const STEP_EXPECTED: Keys =
+pub(super) const STEP_EXPECTED: Keys =
     Keys { of: "what is expected of a step", built: &["status", "output", "error", "attempts"], later: &[] };
-const ERROR_EXPECTED: Keys =
+pub(super) const ERROR_EXPECTED: Keys =
     Keys { of: "what is expected of an error", built: &["kind", "message", "step"], later: &[] };
-const CALLED: Keys = Keys { of: "a call", built: &["run", "with"], later: &[] };
+pub(super) const CALLED: Keys = Keys { of: "a call", built: &["run", "with"], later: &[] };
 
 const FINAL: [RunStatus; 5] = [
     RunStatus::Succeeded,
@@ -235,6 +238,21 @@ const ERROR_KINDS: [(&str, ErrorKind); 6] = [
     ("cancelled", ErrorKind::Cancelled),
     ("limit", ErrorKind::Limit),
 ];
+
+/// How an attempt may fail, as it is written.
+pub(super) fn error_kinds() -> Vec<&'static str> {
+    ERROR_KINDS.iter().map(|(word, _)| *word).collect()
+}
+
+/// How a run may end.
+pub(super) fn final_statuses() -> Vec<&'static str> {
+    FINAL.iter().map(|status| status.as_str()).collect()
+}
+
+/// How a step may end.
+pub(super) fn step_statuses() -> Vec<&'static str> {
+    STEP_STATUSES.iter().map(|status| status.as_str()).collect()
+}
 
 /// The definitions that tests speak of. What was left out is not here: a test of it is read for its own mistakes, and says why when it is run.
 pub(super) struct Kept<'a> {

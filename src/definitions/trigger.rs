@@ -42,7 +42,7 @@ impl Trigger {
     }
 }
 
-const TRIGGER: Keys = Keys { of: "a trigger", built: &["description", "payload"], later: &[] };
+pub(super) const TRIGGER: Keys = Keys { of: "a trigger", built: &["description", "payload"], later: &[] };
 
 /// Reads a trigger file.
 pub(super) fn read(sheet: &Sheet<'_>, node: &Node, name: &str) -> Option<Trigger> {

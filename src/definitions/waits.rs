@@ -10,18 +10,19 @@ use super::yaml::{Content, Node};
 use crate::expr::Script;
 use crate::model::{Span, Value};
 
-const APPROVE: Keys = Keys {
+pub(super) const APPROVE: Keys = Keys {
     of: "`approve`",
     built: &["ask", "of", "count", "distinct_from", "show", "fields", "remind", "timeout"],
     later: &[],
 };
-const WATCH: Keys = Keys { of: "`watch`", built: &["for", "since", "abort_on", "check"], later: &[] };
-const CHECK: Keys =
+pub(super) const WATCH: Keys =
+    Keys { of: "`watch`", built: &["for", "since", "abort_on", "check"], later: &[] };
+pub(super) const CHECK: Keys =
     Keys { of: "`check`", built: &["run", "with", "every", "healthy", "failures"], later: &[] };
-const PATTERN: Keys = Keys { of: "`abort_on`", built: &["trigger", "when"], later: &[] };
-const WAIT_FOR: Keys =
+pub(super) const PATTERN: Keys = Keys { of: "`abort_on`", built: &["trigger", "when"], later: &[] };
+pub(super) const WAIT_FOR: Keys =
     Keys { of: "`wait_for`", built: &["trigger", "when", "timeout", "on_timeout", "or_poll"], later: &[] };
-const POLL: Keys = Keys { of: "`or_poll`", built: &["run", "with", "every", "until"], later: &[] };
+pub(super) const POLL: Keys = Keys { of: "`or_poll`", built: &["run", "with", "every", "until"], later: &[] };
 
 impl Reader<'_> {
     /// rhai over an action's `output`.

@@ -145,14 +145,15 @@ pub(super) const WEBHOOK: Keys = Keys {
     later: &[],
 };
 const PROOFS: [&str; 6] = ["hmac_sha256", "standard_webhooks", "slack", "circleci", "token", "basic"];
-const VERIFY: Keys = Keys { of: "`verify`", built: &PROOFS, later: &[] };
-const HMAC: Keys = Keys { of: "`hmac_sha256`", built: &["header", "prefix", "secret"], later: &[] };
-const STANDARD: Keys = Keys { of: "`standard_webhooks`", built: &["secret"], later: &[] };
-const SLACK: Keys = Keys { of: "`slack`", built: &["secret"], later: &[] };
-const CIRCLECI: Keys = Keys { of: "`circleci`", built: &["secret"], later: &[] };
-const TOKEN: Keys = Keys { of: "`token`", built: &["header", "query", "secret"], later: &[] };
-const BASIC: Keys = Keys { of: "`basic`", built: &["user", "secret"], later: &[] };
-const LIMIT: Keys = Keys { of: "`limit`", built: &["size", "depth", "rate"], later: &[] };
+pub(super) const VERIFY: Keys = Keys { of: "`verify`", built: &PROOFS, later: &[] };
+pub(super) const HMAC: Keys =
+    Keys { of: "`hmac_sha256`", built: &["header", "prefix", "secret"], later: &[] };
+pub(super) const STANDARD: Keys = Keys { of: "`standard_webhooks`", built: &["secret"], later: &[] };
+pub(super) const SLACK: Keys = Keys { of: "`slack`", built: &["secret"], later: &[] };
+pub(super) const CIRCLECI: Keys = Keys { of: "`circleci`", built: &["secret"], later: &[] };
+pub(super) const TOKEN: Keys = Keys { of: "`token`", built: &["header", "query", "secret"], later: &[] };
+pub(super) const BASIC: Keys = Keys { of: "`basic`", built: &["user", "secret"], later: &[] };
+pub(super) const LIMIT: Keys = Keys { of: "`limit`", built: &["size", "depth", "rate"], later: &[] };
 
 /// Reads its keys.
 pub(super) fn read(table: &Table<'_>, world: &World<'_>) -> Option<Webhook> {

@@ -12,7 +12,7 @@ use super::sheet::{Keys, Sheet};
 use super::yaml::Node;
 use crate::model::{Span, Timestamp};
 
-const WINDOW: Keys = Keys { of: "a window", built: &["open", "closed", "time_zone"], later: &[] };
+pub(super) const WINDOW: Keys = Keys { of: "a window", built: &["open", "closed", "time_zone"], later: &[] };
 
 /// How far ahead an opening is looked for.
 const AHEAD: Span = Span::days(731);

@@ -265,12 +265,13 @@ pub struct Poll {
     pub until: Script,
 }
 
-const WORKFLOW: Keys = Keys {
+pub(super) const WORKFLOW: Keys = Keys {
     of: "a workflow",
     built: &["description", "input", "steps", "on_failure", "finally", "output", "timeout", "concurrency"],
     later: &["notify"],
 };
-const CONCURRENCY: Keys = Keys { of: "`concurrency`", built: &["key", "limit", "on_limit"], later: &[] };
+pub(super) const CONCURRENCY: Keys =
+    Keys { of: "`concurrency`", built: &["key", "limit", "on_limit"], later: &[] };
 
 /// What others must know of it.
 pub(super) fn signature(sheet: &Sheet<'_>, node: &Node) -> Signature {

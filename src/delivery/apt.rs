@@ -26,7 +26,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use disk::{Steps, Unhindered};
-pub use sign::Key;
+pub use sign::{Key, Public};
 pub use verify::Report;
 
 use crate::delivery::deb;

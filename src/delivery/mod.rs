@@ -8,4 +8,6 @@ pub mod apt;
 pub mod ci;
 pub mod deb;
 pub mod hosts;
+pub mod package;
 pub mod rollout;
+pub mod rpm;

@@ -29,6 +29,7 @@ mod cancel;
 mod force;
 mod hold;
 mod rerun;
+mod plan;
 mod replay;
 mod rollback;
 mod rules;
@@ -53,6 +54,8 @@ use crate::store::{Artefacts, NewNode, Store};
 pub use crate::matching::explain::Part as WhyPart;
 pub use hold::{Held, HeldKind};
 pub use load::{Loaded, last_in_force};
+pub use plan::{DefinitionChange, Plan, RuleEffect};
+pub use replay::DryReplay;
 pub use rerun::Rerun;
 pub use trial::{MOST_TRIED, On, Outcome as TrialOutcome, Tried};
 pub use verbs::{Accepted, Answer, Caller, Change, Refused, StartRun};
@@ -76,6 +79,8 @@ pub struct Engine {
     leases: leases::Leases,
     cluster: cluster::Cluster,
     loaded: ArcSwap<Loaded>,
+    /// Why the folder of definitions can't be read now.
+    unreadable: Mutex<Option<String>>,
     /// Revisions that open runs keep, beside the one in force.
     pinned: Mutex<BTreeMap<String, Arc<Definitions>>>,
     /// Rules that people switched off.
@@ -124,6 +129,7 @@ impl Engine {
             leases: leases::Leases::new(!is_shared),
             cluster: cluster::Cluster::new(is_shared),
             loaded: ArcSwap::from_pointee(parts.loaded),
+            unreadable: Mutex::default(),
             pinned: Mutex::default(),
             disabled: Mutex::default(),
             holds: ArcSwap::default(),
@@ -182,8 +188,14 @@ impl Engine {
 
     /// What is missing or worth a warning, a line each.
     pub fn readiness(&self) -> Vec<String> {
-        let mistakes = self.mistakes();
-        mistakes.iter().map(|mistake| format!("{}: {}", mistake.place, mistake.message)).collect()
+        let loaded = self.loaded.load();
+        let unreadable = self.why_site_is_unreadable();
+        let unreadable = unreadable
+            .map(|why| format!("the definitions can't be read, and the last good ones stay in force: {why}"));
+        let mistakes =
+            loaded.mistakes.iter().map(|mistake| format!("{}: {}", mistake.place, mistake.message));
+        let kept = loaded.kept.iter().map(|path| format!("{path}: its last good version stays in force"));
+        unreadable.into_iter().chain(mistakes).chain(kept).collect()
     }
 
     /// Changes when the run ends, and at no other change. Ask for it before you look at the run.

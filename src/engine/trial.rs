@@ -179,7 +179,28 @@ impl Engine {
         Ok(found.into_iter().nth(skipped))
     }
 
-    async fn try_on(
+    pub(super) async fn try_on(
+        &self,
+        counting: &mut Counting<'_>,
+        definitions: &Arc<Definitions>,
+        rule: &Arc<Rule>,
+        event: &Event,
+    ) -> Result<Outcome, StoreError> {
+        let mut outcome = self.try_without_reasons(counting, definitions, rule, event).await?;
+        if outcome.result == "not matched" && outcome.why.is_none() {
+            let values = self.values(keys_of(definitions, rule, event)).await?;
+            outcome.parts = explain::why_not(definitions, rule, event, &values);
+            let parts: Vec<String> = outcome.parts.iter().map(ToString::to_string).collect();
+            outcome.why = Some(match parts.is_empty() {
+                true => "`when` was false".to_owned(),
+                false => parts.join("; "),
+            });
+        }
+        Ok(outcome)
+    }
+
+    /// As `try_on`, without looking for the part of `when` that was false.
+    pub(super) async fn try_without_reasons(
         &self,
         counting: &mut Counting<'_>,
         definitions: &Arc<Definitions>,
@@ -245,17 +266,18 @@ impl Engine {
                     outcome.result = "counted";
                     outcome.why = Some(why);
                 }
-                None => {
-                    outcome.result = "not matched";
-                    outcome.parts = explain::why_not(definitions, rule, event, &values);
-                    let parts: Vec<String> = outcome.parts.iter().map(ToString::to_string).collect();
-                    outcome.why = Some(match parts.is_empty() {
-                        true => "`when` was false".to_owned(),
-                        false => parts.join("; "),
-                    });
-                }
+                None => outcome.result = "not matched",
             },
         }
         Ok(outcome)
     }
+}
+
+/// Why a rule is not asked at all: its file or people switched it off.
+pub(super) fn why_not_tried(rule: &Rule, switched: Option<Option<String>>) -> Option<String> {
+    if !rule.enabled {
+        return Some(format!("{} says `enabled: false`", rule.place));
+    }
+    let why = switched?.map(|why| format!(": {why}")).unwrap_or_default();
+    Some(format!("it was switched off{why}"))
 }

@@ -47,6 +47,8 @@ impl Engine {
         let Some(from) = past.iter().find(|one| one.deployment.status != DeploymentStatus::Restored) else {
             return Err(Refused::Conflict(format!("nothing of {app} stands on {environment}")));
         };
+        // Hosts that are found elsewhere have no names here: those that were touched last have.
+        let names = if names.is_empty() { names_in(&from.hosts) } else { names };
         let run = self.run_of(&from.deployment).await?;
         refuse_rolling(&from.deployment, run.as_ref())?;
         let target = match to {
@@ -269,6 +271,12 @@ fn was_whole(one: &StoredDeployment) -> bool {
         DeploymentStatus::Restored => all_ok(),
         DeploymentStatus::Rolling | DeploymentStatus::Failed => false,
     }
+}
+
+/// The hosts of a deployment's record.
+fn names_in(hosts: &Value) -> Vec<String> {
+    let name = |host: &Value| host.get("name")?.as_str().map(str::to_owned);
+    hosts.as_array().into_iter().flatten().filter_map(name).collect()
 }
 
 fn host_plans(names: &[String], past: &[StoredDeployment], to: &str) -> Vec<Value> {

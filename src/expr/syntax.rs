@@ -94,7 +94,7 @@ pub(super) fn split(text: &str) -> Result<Shape, Wrong> {
 /// The offset after `{% endraw %}`.
 fn raw_end(text: &str) -> Option<usize> {
     text.match_indices("{%").find_map(|(open, _)| {
-        let close = open + text[open..].find("%}")?;
+        let close = open + 2 + text[open + 2..].find("%}")?;
         (text[open + 2..close].trim_matches(['-', ' ']) == "endraw").then_some(close + 2)
     })
 }

@@ -8,6 +8,7 @@
 //! It never writes to a repository that is not its own checkout.
 
 mod address;
+pub mod snapshot;
 
 use std::path::{Path, PathBuf};
 
@@ -277,7 +278,8 @@ impl<'a> Git<'a> {
         }
     }
 
-    async fn run(&self, args: &[&str]) -> Result<Finished, GitError> {
+    /// The program with everything that keeps it from doing more than it is asked.
+    fn prepared(&self, args: &[&str]) -> Command {
         const SETTINGS: [&str; 9] = [
             "core.hooksPath=/dev/null",
             "core.fsmonitor=false",
@@ -314,7 +316,11 @@ impl<'a> Git<'a> {
                 .env("GIT_DIR", inside)
                 .env("GIT_WORK_TREE", directory.to_string_lossy());
         }
-        let command = command.envs(self.repository.env.iter().cloned());
+        command.envs(self.repository.env.iter().cloned())
+    }
+
+    async fn run(&self, args: &[&str]) -> Result<Finished, GitError> {
+        let command = self.prepared(args);
         let finished = process::output(command, self.cancel, Some(self.repository.timeout)).await?;
         match finished.ended {
             Ended::TimedOut => Err(GitError::TimedOut {

@@ -174,7 +174,7 @@ fn host_of(url: &Url) -> String {
 
 /// The client that follows redirects, or the one that does not. Connections are not kept: a kept one that the server closes just then
 /// would fail a request that can't be sent again.
-fn client(follows: bool) -> Result<&'static Client, Failure> {
+pub(super) fn client(follows: bool) -> Result<&'static Client, Failure> {
     static FOLLOWING: LazyLock<Result<Client, String>> =
         LazyLock::new(|| build(redirect::Policy::limited(REDIRECTS)));
     static STAYING: LazyLock<Result<Client, String>> = LazyLock::new(|| build(redirect::Policy::none()));
@@ -313,7 +313,7 @@ async fn read_body(what: &str, mut response: Response) -> Result<Vec<u8>, Failur
 }
 
 /// Beginning of an answer that was not expected, in one line.
-fn excerpt(body: &[u8]) -> String {
+pub(super) fn excerpt(body: &[u8]) -> String {
     let head = &body[..body.len().min(4 * SHOWN_CHARACTERS)];
     let text = String::from_utf8_lossy(head);
     text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN_CHARACTERS).collect()
@@ -324,7 +324,7 @@ fn failure_of(what: &str, error: &reqwest::Error) -> Failure {
     Failure::new(format!("{what}: {}", reason(error)))
 }
 
-fn reason(error: &reqwest::Error) -> String {
+pub(super) fn reason(error: &reqwest::Error) -> String {
     use std::io::ErrorKind as Io;
     if error.is_redirect() {
         return format!("more than {REDIRECTS} redirects");

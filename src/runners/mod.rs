@@ -81,6 +81,11 @@ pub trait Line: Send + Sync {
 
     fn ask(&self, request: Request) -> BoxFuture<'_, Reply>;
 
+    /// Whether the job was told to end only because its worker stops: it is going to begin again, and what it started elsewhere may go on.
+    fn begins_again(&self) -> bool {
+        false
+    }
+
     /// Keeps a file that the action printed as an artefact, with its secrets hidden.
     fn keep<'a>(&'a self, printed: &'a Path, name: &'a str) -> BoxFuture<'a, Result<Artefact, Failure>>;
 }

@@ -3,15 +3,17 @@
 //! Promises: a `packs/P` of the folder replaces an embedded P whole; what is read is bounded in size and number; a file that can't be read is
 //! told with its path, never an absent definition. Says nothing about what the texts mean: that is `definitions`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::definitions::Files;
 
 mod embedded;
+pub mod packs;
 
 /// A file larger than this is no definition.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
@@ -48,20 +50,45 @@ pub fn read(folder: &Path) -> Result<Files, SiteError> {
         return Err(SiteError::NoFolder(folder.to_owned()));
     }
     let mut files = Files::default();
-    for name in FILES {
-        let path = folder.join(name);
-        if path.is_file() {
-            add(&mut files, folder, &path)?;
-        }
-    }
-    for name in FOLDERS {
-        let path = folder.join(name);
-        if path.is_dir() {
-            walk(&mut files, folder, &path)?;
-        }
-    }
+    paths(folder, &mut |path| add(&mut files, folder, path))?;
     lay_under(&mut files, embedded::packs());
     Ok(files)
+}
+
+/// How the files of a site look from outside: two looks that are alike saw the same texts, but for what was written within the same moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look(BTreeMap<PathBuf, Mark>);
+
+/// What changes with a file's text: times of contents and inode in nanoseconds, size, and which file it is.
+type Mark = (i128, i128, u64, u64);
+
+/// Looks at the site in `folder` without reading it.
+///
+/// # Errors
+/// The folder or one in it cannot be listed, or holds too many files.
+pub fn look(folder: &Path) -> Result<Look, SiteError> {
+    if !folder.is_dir() {
+        return Err(SiteError::NoFolder(folder.to_owned()));
+    }
+    let mut look = Look::default();
+    paths(folder, &mut |path| {
+        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        // One that is gone, or can't be asked, is seen when the site is read.
+        let mark = fs::metadata(path).map_or((0, 0, 0, 0), |data| {
+            let written = nanoseconds(data.mtime(), data.mtime_nsec());
+            (written, nanoseconds(data.ctime(), data.ctime_nsec()), data.size(), data.ino())
+        });
+        look.0.insert(path.to_owned(), mark);
+        Ok(())
+    })?;
+    Ok(look)
+}
+
+/// Texts that did not come from a folder of this machine, over the packs of the binary.
+pub fn over_embedded(texts: BTreeMap<String, Arc<[u8]>>) -> Files {
+    let mut files = Files { texts, ..Files::default() };
+    lay_under(&mut files, embedded::packs());
+    files
 }
 
 /// The packs of the binary alone: what a server without a site knows.
@@ -123,22 +150,52 @@ fn pack_of(path: &str) -> Option<&str> {
     path.strip_prefix("packs/")?.split_once('/').map(|(pack, _)| pack)
 }
 
-fn walk(files: &mut Files, root: &Path, folder: &Path) -> Result<(), SiteError> {
+/// Every file of the site in `root`.
+fn paths(root: &Path, found: &mut dyn FnMut(&Path) -> Result<(), SiteError>) -> Result<(), SiteError> {
+    let mut count = 0;
+    let mut found = |path: &Path| {
+        count += 1;
+        if count > MAX_FILES { Err(SiteError::TooMany(root.to_owned())) } else { found(path) }
+    };
+    for name in FILES {
+        let path = root.join(name);
+        if path.is_file() {
+            found(&path)?;
+        }
+    }
+    for name in FOLDERS {
+        let path = root.join(name);
+        if path.is_dir() {
+            walk(&path, &mut found)?;
+        }
+    }
+    Ok(())
+}
+
+fn walk(folder: &Path, found: &mut dyn FnMut(&Path) -> Result<(), SiteError>) -> Result<(), SiteError> {
     let unreadable = |error| SiteError::Unreadable { path: folder.to_owned(), error };
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let path = entry.path();
-        let hidden = entry.file_name().to_string_lossy().starts_with('.');
         let kind = entry.file_type().map_err(unreadable)?;
-        if hidden {
+        if is_nobodys(&entry.file_name().to_string_lossy()) {
             continue;
         } else if kind.is_dir() {
-            walk(files, root, &path)?;
+            walk(&path, found)?;
         } else if path.is_file() {
-            add(files, root, &path)?;
+            found(&path)?;
         }
     }
     Ok(())
+}
+
+/// Hidden, or what editors leave beside a file while it is edited: no part of the site.
+fn is_nobodys(name: &str) -> bool {
+    let ends = ["~", ".swp", ".swo", ".swx", "___jb_tmp___", "___jb_old___"];
+    name.starts_with('.')
+        || ends.iter().any(|end| name.ends_with(end))
+        || (name.len() > 1 && name.starts_with('#') && name.ends_with('#'))
+        || name == "4913" // Vim tries with it whether a folder can be written to.
 }
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
@@ -151,9 +208,6 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn add(files: &mut Files, root: &Path, path: &Path) -> Result<(), SiteError> {
-    if files.texts.len() >= MAX_FILES {
-        return Err(SiteError::TooMany(root.to_owned()));
-    }
     let name = path.strip_prefix(root).unwrap_or(path).to_string_lossy().replace('\\', "/");
     match read_file(path) {
         Ok(bytes) => {
@@ -168,4 +222,48 @@ fn add(files: &mut Files, root: &Path, path: &Path) -> Result<(), SiteError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_editors_leave_is_no_part_of_a_site() {
+        let folder = tempfile::tempdir().unwrap();
+        let rules = folder.path().join("rules");
+        fs::create_dir(&rules).unwrap();
+        for name in ["a.yaml", "a.yaml~", ".a.yaml.swp", "#a.yaml#", "4913", "a.yaml___jb_tmp___", "b.swp"] {
+            fs::write(rules.join(name), "x").unwrap();
+        }
+        let files = read(folder.path()).unwrap();
+        let own: Vec<&String> = files.texts.keys().filter(|path| path.starts_with("rules/")).collect();
+        assert_eq!(own, ["rules/a.yaml"]);
+    }
+
+    #[test]
+    fn a_look_sees_every_kind_of_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let (rules, workflows) = (folder.path().join("rules"), folder.path().join("workflows"));
+        fs::create_dir(&rules).unwrap();
+        fs::write(rules.join("a.yaml"), "one").unwrap();
+        let mut before = look(folder.path()).unwrap();
+        assert_eq!(before, look(folder.path()).unwrap());
+        let mut changed = |what: &str, act: &dyn Fn()| {
+            act();
+            let after = look(folder.path()).unwrap();
+            assert_ne!(before, after, "{what}");
+            before = after;
+        };
+        changed("longer", &|| fs::write(rules.join("a.yaml"), "one and more").unwrap());
+        changed("another file in its place", &|| {
+            fs::write(rules.join(".new"), "two and more").unwrap();
+            fs::rename(rules.join(".new"), rules.join("a.yaml")).unwrap();
+        });
+        changed("one more", &|| fs::write(rules.join("b.yaml"), "").unwrap());
+        changed("one less", &|| fs::remove_file(rules.join("b.yaml")).unwrap());
+        changed("a folder with another name", &|| fs::rename(&rules, &workflows).unwrap());
+        changed("a file beside the folders", &|| fs::write(folder.path().join("siskin.yaml"), "").unwrap());
+    }
 }

@@ -11,10 +11,9 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
 use serde_json::json;
 
-use super::seat::{MOST_AT_ONCE, Seat, Sight, Trouble, fingerprint, subject};
+use super::seat::{MOST_AT_ONCE, Seat, Sight, Trouble, fingerprint, put_bytes, subject};
 use crate::consul::{Client, Event, Index, Instance, LOCAL, Moved, Pace, Pair, Wait};
 use crate::definitions::consul::{Consul, What};
 use crate::model::{Object, Value};
@@ -28,7 +27,8 @@ pub(super) async fn run(seat: &mut Seat, consul: &Consul) -> Result<(), Trouble>
     let address = seat.optional("address", consul.address.as_ref()).await?;
     let address = address.filter(|address| !address.is_empty()).unwrap_or_else(|| LOCAL.to_owned());
     let token = seat.optional("token", consul.token.as_ref()).await?;
-    let mut client = Client::new(&address, token.as_deref())?;
+    let ca = seat.pem("ca", consul.ca.as_ref()).await?;
+    let mut client = Client::trusting(&address, token.as_deref(), ca.as_deref().map(str::as_bytes))?;
     let datacenter = seat.optional("datacenter", consul.datacenter.as_ref()).await?;
     if let Some(name) = &datacenter {
         client = client.datacenter(name);
@@ -263,18 +263,6 @@ fn sight_of_event(event: Event) -> Sight {
     body.insert("service_filter".to_owned(), json!(event.service_filter));
     body.insert("tag_filter".to_owned(), json!(event.tag_filter));
     Sight { dedup: Some(event.id), ..Sight::of(Value::Object(body)) }
-}
-
-/// Bytes as text; those that are none as base64, under another name.
-fn put_bytes(body: &mut Object, name: &str, bytes: Vec<u8>) {
-    match String::from_utf8(bytes) {
-        Ok(text) => drop(body.insert(name.to_owned(), Value::String(text))),
-        Err(error) => {
-            let text = base64::engine::general_purpose::STANDARD.encode(error.as_bytes());
-            body.insert(name.to_owned(), Value::Null);
-            body.insert(format!("{name}_base64"), Value::String(text));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -160,7 +160,7 @@ async fn fetch(
     Ok(Some(Fetched { etag, modified, bytes }))
 }
 
-fn innermost(error: &reqwest::Error) -> String {
+pub(super) fn innermost(error: &reqwest::Error) -> String {
     use std::error::Error as _;
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {
@@ -170,7 +170,8 @@ fn innermost(error: &reqwest::Error) -> String {
     if error.source().is_some() { innermost.to_string() } else { "the request failed".to_owned() }
 }
 
-fn client() -> Result<Client, Trouble> {
+/// Follows redirects on the same host only.
+pub(super) fn client() -> Result<Client, Trouble> {
     // An error means that it is installed already.
     drop(rustls::crypto::ring::default_provider().install_default());
     let same_host = redirect::Policy::custom(|attempt| {

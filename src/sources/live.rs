@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::health::State;
 use super::seat::{Seat, Trouble};
-use super::{Life, Sources, consul, exec, file, git_branch, http_poll, time};
+use super::{Life, Sources, amqp, consul, etcd, exec, file, git_branch, github_releases, http_poll, time};
 use crate::definitions::Source;
 use crate::definitions::live::Watch;
 use crate::engine::{Change, Engine};
@@ -191,6 +191,9 @@ impl Sources {
                 Watch::File(file) => file::run(&mut seat, file).await,
                 Watch::HttpPoll(poll) => http_poll::run(&mut seat, poll).await,
                 Watch::GitBranch(branch) => git_branch::run(&mut seat, branch).await,
+                Watch::Etcd(etcd) => etcd::run(&mut seat, etcd).await,
+                Watch::Amqp(amqp) => amqp::run(&mut seat, amqp).await,
+                Watch::GithubReleases(releases) => github_releases::run(&mut seat, releases).await,
             }
         };
         if matches!(live.watch, Watch::Exec(_)) {

@@ -2,10 +2,13 @@
 //!
 //! Promises: what a source takes is bounded before it is read; nothing is parsed before its sender has proved who they are.
 
+mod amqp;
 mod consul;
+mod etcd;
 mod exec;
 mod file;
 mod git_branch;
+mod github_releases;
 mod health;
 mod http_poll;
 mod live;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,7 @@ use crate::definitions::{Definitions, Source};
 use crate::engine::{Accepted, Engine, Refused};
 use crate::expr::{Scope, Template};
 use crate::model::event::NewEvent;
-use crate::model::{Span, Timestamp, Value};
+use crate::model::{Object, Span, Timestamp, Value};
 use crate::store::{CursorMove, StoreError};
 
 /// Before a write that the database did not take is tried again.
@@ -64,6 +65,18 @@ impl From<crate::consul::ConsulError> for Trouble {
     }
 }
 
+impl From<crate::etcd::EtcdError> for Trouble {
+    fn from(error: crate::etcd::EtcdError) -> Trouble {
+        Trouble(error.to_string())
+    }
+}
+
+impl From<crate::amqp::AmqpError> for Trouble {
+    fn from(error: crate::amqp::AmqpError) -> Trouble {
+        Trouble(error.to_string())
+    }
+}
+
 /// Something that was seen: an event, or with `each` several.
 #[derive(Clone, Debug)]
 pub(super) struct Sight {
@@ -79,6 +92,14 @@ impl Sight {
     pub(super) fn of(body: Value) -> Sight {
         Sight { body, dedup: None, at: None }
     }
+}
+
+/// What became of something that was seen.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    pub(super) events: Vec<NewEvent>,
+    /// Why the others became none.
+    pub(super) refused: Vec<String>,
 }
 
 /// A live source at work.
@@ -128,6 +149,7 @@ impl Seat {
             }
             let life = health.live.get_or_insert_default();
             life.state = State::Watching;
+            life.next_try_at = None;
             life.last_seen_at = Some(now);
         });
     }
@@ -179,6 +201,21 @@ impl Seat {
             Some(template) => self.setting(what, template).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    /// Certificates or keys: the text itself, or the file at the path that it is.
+    pub(super) async fn pem(
+        &self,
+        what: &str,
+        template: Option<&Template>,
+    ) -> Result<Option<String>, Trouble> {
+        let text = self.optional(what, template).await?;
+        let Some(text) = text.filter(|text| !text.trim().is_empty()) else { return Ok(None) };
+        if text.contains("-----BEGIN") {
+            return Ok(Some(text));
+        }
+        let read = tokio::fs::read_to_string(&text).await;
+        read.map(Some).map_err(|error| Trouble::new(format!("`{what}`: `{text}` can't be read: {error}")))
     }
 
     /// Stores what was seen, and where to go on after it. Goes on until the database takes it.
@@ -246,34 +283,47 @@ impl Seat {
         Ok(stored.is_some_and(|cursor| cursor.version == to.from + 1 && cursor.value == to.value))
     }
 
-    /// The events of what was seen, by the definition in force.
+    /// The events of what was seen, by the definition in force. What becomes none is said.
     pub(super) fn events(&self, seen: Vec<Sight>) -> Vec<NewEvent> {
+        let mut events = Vec::new();
+        for sight in seen {
+            // Of a source whose definition is gone nothing is stored either.
+            let Ok(made) = self.made(sight) else { break };
+            made.refused.into_iter().for_each(|why| self.refuse(why));
+            events.extend(made.events);
+        }
+        events
+    }
+
+    /// What becomes of one thing that was seen, by the definition in force. Says nothing of what is refused.
+    ///
+    /// # Errors
+    /// Its definition is gone.
+    pub(super) fn made(&self, sight: Sight) -> Result<Made, Trouble> {
         let definitions = self.engine().definitions();
+        let mut made = Made::default();
         // Its expressions belong to the definitions with which they were read.
         let found = definitions.sources.get(&self.source.name);
         let Some((source, live)) = found.and_then(|source| Some((source, source.live()?))) else {
-            return Vec::new();
+            return Err(Trouble::new("its definition is gone"));
         };
-        let mut events = Vec::new();
-        for sight in seen {
-            let made = match of_sight(&definitions, source, live, sight, &self.scope(&definitions)) {
-                Ok(made) => made,
-                Err(why) => {
-                    self.refuse(why);
-                    continue;
-                }
-            };
-            for event in made {
-                match event.and_then(|event| match self.engine().why_not_stored(&event) {
-                    Some(why) => Err(why),
-                    None => Ok(event),
-                }) {
-                    Ok(event) => events.push(event),
-                    Err(why) => self.refuse(why),
-                }
+        let events = match of_sight(&definitions, source, live, sight, &self.scope(&definitions)) {
+            Ok(events) => events,
+            Err(why) => {
+                made.refused.push(why);
+                return Ok(made);
+            }
+        };
+        for event in events {
+            match event.and_then(|event| match self.engine().why_not_stored(&event) {
+                Some(why) => Err(why),
+                None => Ok(event),
+            }) {
+                Ok(event) => made.events.push(event),
+                Err(why) => made.refused.push(why),
             }
         }
-        events
+        Ok(made)
     }
 
     fn scope(&self, definitions: &Definitions) -> Scope {
@@ -285,6 +335,19 @@ impl Seat {
         tracing::warn!(source = self.source.name, "left out: {why}");
         self.sources.note(&self.source.name, |health| health.refused += 1);
         self.note_error(why);
+    }
+
+    /// Waits, because what it watches asked for it, and says so.
+    pub(super) async fn rest(&self, why: String, span: Span) {
+        let until = self.clock().now().plus(span);
+        tracing::warn!(source = self.source.name, "{why}; it asks again in {span}");
+        self.sources.note(&self.source.name, |health| health.problem = Some(why.clone()));
+        self.sources.note_life(&self.source.name, |life| {
+            life.state = State::Failing;
+            life.next_try_at = Some(until);
+        });
+        self.note_error(why);
+        tokio::time::sleep(span.duration()).await;
     }
 
     pub(super) fn note_error(&self, why: String) {
@@ -360,6 +423,18 @@ fn event(
         None => dedup,
     };
     Ok(NewEvent { trigger, source: source.name.clone(), payload, dedup, replay_of: None })
+}
+
+/// Bytes as text; those that are none as base64, under another name.
+pub(super) fn put_bytes(body: &mut Object, name: &str, bytes: Vec<u8>) {
+    match String::from_utf8(bytes) {
+        Ok(text) => drop(body.insert(name.to_owned(), Value::String(text))),
+        Err(error) => {
+            let text = base64::engine::general_purpose::STANDARD.encode(error.as_bytes());
+            body.insert(name.to_owned(), Value::Null);
+            body.insert(format!("{name}_base64"), Value::String(text));
+        }
+    }
 }
 
 /// A short text that tells bytes from others.

@@ -109,9 +109,10 @@ impl<I: Send + Sync + 'static, O: Send + 'static> Lane<I, O> {
 
     /// The write of all that waits when its turn comes.
     fn job(self: &Arc<Self>) -> Write {
-        let lane = Arc::clone(self);
+        let turn = Turn { lane: Arc::clone(self), came: false };
         Box::new(move |transaction| {
             Box::pin(async move {
+                let lane = turn.come();
                 let (items, rest): (Vec<I>, Vec<_>) =
                     lane.take().into_iter().map(|each| (each.item, (each.tell, each._room))).unzip();
                 let (results, failed) = match transaction {
@@ -178,6 +179,27 @@ impl<I: Send + Sync + 'static, O: Send + 'static> Lane<I, O> {
     }
 }
 
+/// That somebody will come for what waits in a lane. When it is lost, so is all that waits: nobody would come for it, nor call for somebody.
+struct Turn<I: Send + Sync + 'static, O: Send + 'static> {
+    lane: Arc<Lane<I, O>>,
+    came: bool,
+}
+
+impl<I: Send + Sync + 'static, O: Send + 'static> Turn<I, O> {
+    fn come(mut self) -> Arc<Lane<I, O>> {
+        self.came = true;
+        Arc::clone(&self.lane)
+    }
+}
+
+impl<I: Send + Sync + 'static, O: Send + 'static> Drop for Turn<I, O> {
+    fn drop(&mut self) {
+        if !self.came {
+            drop(self.lane.take());
+        }
+    }
+}
+
 /// The same for all of them.
 fn all<I, O>(items: &[I], error: &StoreError) -> Vec<Result<O, StoreError>> {
     items.iter().map(|_| Err(error.clone())).collect()
@@ -192,6 +214,7 @@ mod tests {
 
     on_both!(
         many_at_once_are_each_written_once_and_told_their_own,
+        whoever_waits_for_a_turn_that_is_lost_hears_of_it_and_the_next_gets_one,
         what_one_of_them_can_t_have_harms_no_other,
         who_stops_waiting_harms_no_other,
     );
@@ -243,6 +266,17 @@ mod tests {
         let (results, written) = write_numbers((100..3000).collect()).await;
         assert_eq!(results, (100..3000).map(|number| Ok(number * 2)).collect::<Vec<_>>());
         assert_eq!(written, 2900);
+    }
+
+    async fn whoever_waits_for_a_turn_that_is_lost_hears_of_it_and_the_next_gets_one() {
+        let (_folder, store) = fresh().await;
+        let lane = Lane::new(numbers);
+        let (queue, mut jobs) = mpsc::channel(1);
+        let mut waiting = Box::pin(lane.write(&queue, 100, None));
+        assert_eq!((&mut waiting).now_or_never(), None);
+        drop(jobs.recv().await);
+        assert!(waiting.await.is_err());
+        assert_eq!(lane.write(store.queue(), 101, None).await, Ok(202));
     }
 
     async fn what_one_of_them_can_t_have_harms_no_other() {

@@ -161,8 +161,15 @@ async fn run_group(
             })?;
         }
         next = arrived_meanwhile(queue, answers.len());
-        if next.is_some() && undone.is_none() {
-            in_time(patience, connection.run("RELEASE one; SAVEPOINT one")).await?;
+        if let (Some(write), None) = (next.take_if(|_| undone.is_none()), &undone) {
+            match in_time(patience, connection.run("RELEASE one; SAVEPOINT one")).await {
+                Ok(()) => next = Some(write),
+                Err(error) => {
+                    // It is out of the queue, so it must hear of this.
+                    answers.push(write(Err(error.clone())).await);
+                    return Err(error);
+                }
+            }
         }
     }
     Ok(())

@@ -104,6 +104,7 @@ pub(super) async fn work(context: Arc<Context>, dispatched: Dispatched, cancel: 
         reports: context.reports.clone(),
         cancel: CancellationToken::new(),
         progress: Mutex::new(Value::Null),
+        context: context.clone(),
     });
     let outcome = async {
         let outcome = outcome_of(&context, attempt, &secrets, &voice, &cancel).await;
@@ -391,6 +392,7 @@ struct Voice {
     cancel: CancellationToken,
     /// The last outputs so far, masked.
     progress: Mutex<Value>,
+    context: Arc<Context>,
 }
 
 impl Voice {
@@ -453,6 +455,10 @@ impl Line for Voice {
 
     fn ask(&self, request: Request) -> BoxFuture<'_, Reply> {
         Box::pin(self.put(request))
+    }
+
+    fn begins_again(&self) -> bool {
+        self.context.silent().contains(&self.key)
     }
 
     fn keep<'a>(

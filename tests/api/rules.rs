@@ -111,3 +111,53 @@ fn a_rule_that_people_switched_off_stays_off_after_a_crash() {
     assert_eq!(server.ask("POST", "/rules/site.on/enable", None).0, 200);
     assert_eq!(fire(&server, "github.ping", json!({}))["matches"][0]["rule"], "site.on");
 }
+
+#[test]
+fn a_dry_replay_says_what_would_run_and_changes_nothing() {
+    let server = Server::start(&[
+        (
+            "rules/a.yaml",
+            "trigger: github.push\nwhen: event.ref == \"refs/heads/main\"\nrun: core.echo\nwith: {value: \"{{ event.repository.name }}\"}\non_behalf_of: \"{{ event.pusher.name }}\"\n",
+        ),
+        ("rules/b.yaml", "trigger: github.push\nwhen: event.ref == \"refs/heads/other\"\nrun: core.noop\n"),
+        ("rules/c.yaml", "trigger: github.push\nrun: core.noop\nenabled: false\n"),
+        ("rules/d.yaml", "trigger: github.push\ncount: 3\nwithin: 1h\nrun: core.noop\n"),
+        ("rules/e.yaml", "trigger: github.push\nat_most: {count: 1, per: 1h}\nrun: core.noop\n"),
+    ]);
+    let event = fire(&server, "github.push", push())["id"].as_i64().unwrap();
+    let path = format!("/events/{event}/replay");
+    let before = (server.get("/events"), server.get("/runs")["items"].as_array().unwrap().len());
+    let dry = server.post(&path, &json!({"dry_run": true}));
+    // Twice the same: what rules remember did not change either.
+    assert_eq!(dry, server.post(&path, &json!({"dry_run": true})));
+    assert_eq!((server.get("/events"), server.get("/runs")["items"].as_array().unwrap().len()), before);
+    let results: Vec<(&str, &str)> = dry["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| (rule["rule"].as_str().unwrap(), rule["result"].as_str().unwrap()))
+        .collect();
+    let wanted = [
+        ("site.a", "matched"),
+        ("site.b", "not matched"),
+        ("site.c", "disabled"),
+        ("site.d", "counted"),
+        ("site.e", "throttled"),
+    ];
+    assert_eq!(results, wanted, "{dry}");
+    assert_eq!((&dry["dry_run"], &dry["matched"], &dry["unmatched"]), (&json!(true), &json!(1), &json!(1)));
+    let first = &dry["rules"][0];
+    assert_eq!((&first["run"], &first["with"]), (&json!("core.echo"), &json!({"value": "shop"})));
+    assert_eq!(first["on_behalf_of"], "alice");
+    let said = server.cli(&["events", "replay", &event.to_string(), "--dry-run"]);
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(
+        said.contains("matched site.a: would run core.echo {\"value\":\"shop\"} on behalf of alice"),
+        "{said}"
+    );
+    assert!(said.contains("1 would match; nothing was done"), "{said}");
+    let (status, _) = server.ask("POST", "/events/999999/replay", Some(&json!({"dry_run": true})));
+    assert_eq!(status, 404);
+    let real = server.post(&path, &json!({}));
+    assert_eq!(real["replay_of"], json!(event));
+}

@@ -12,14 +12,14 @@ use crate::support::server::{Server, client};
 const SECRET: &str = "s3cret of the sender";
 /// Base64 of 32 bytes, as GitLab makes them.
 const SIGNING: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
-const SENDERS: [&str; 8] =
+pub(super) const SENDERS: [&str; 8] =
     ["github", "gitlab", "gitea", "bitbucket", "jenkins", "circleci", "slack", "generic"];
 
 fn secret_of(sender: &str) -> String {
     if sender == "slack" { "slack_signing".to_owned() } else { format!("{sender}_webhook") }
 }
 
-fn server_with(files: &[(&str, &str)]) -> Server {
+pub(super) fn server_with(files: &[(&str, &str)]) -> Server {
     let server = Server::start(files);
     for sender in SENDERS {
         server.set_secret(&secret_of(sender), SECRET);
@@ -45,7 +45,7 @@ fn now() -> u64 {
 }
 
 /// The headers that prove a body to a sender's source, as that sender writes them.
-fn proof(sender: &str, body: &[u8]) -> Vec<(&'static str, String)> {
+pub(super) fn proof(sender: &str, body: &[u8]) -> Vec<(&'static str, String)> {
     match sender {
         "github" => vec![("X-Hub-Signature-256", format!("sha256={}", hex_of(&[body])))],
         "gitlab" => vec![("X-Gitlab-Token", SECRET.to_owned())],
@@ -100,7 +100,7 @@ fn post(server: &Server, path: &str, body: &[u8], headers: &[(&str, String)]) ->
     headers.iter().fold(request, |request, (name, value)| request.header(*name, value))
 }
 
-fn with_headers(
+pub(super) fn with_headers(
     mut headers: Vec<(&'static str, String)>,
     more: &[(&'static str, &str)],
 ) -> Vec<(&'static str, String)> {
@@ -275,11 +275,10 @@ fn who_sends_too_much_too_often_or_too_deep_is_told_so() {
 }
 
 /// A sender, and the header in which it names the event.
-type Sender = (&'static str, Vec<(&'static str, &'static str)>);
+pub(super) type Sender = (&'static str, Vec<(&'static str, &'static str)>);
 
-#[test]
-fn what_senders_send_is_an_event_of_its_trigger() {
-    let server = server_with(&[]);
+/// What senders send, and the trigger that it is of.
+pub(super) fn payloads() -> Vec<(Sender, Value, &'static str)> {
     let sha = "0123456789abcdef0123456789abcdef01234567";
     let attributes =
         |more: Value| json!({"object_kind": "x", "object_attributes": more, "project": {"name": "shop"}});
@@ -288,7 +287,7 @@ fn what_senders_send_is_an_event_of_its_trigger() {
     let gitea = |event: &'static str| ("gitea", vec![("x-gitea-event", event)]);
     let bitbucket = |event: &'static str| ("bitbucket", vec![("x-event-key", event)]);
     let plain = |sender: &'static str| (sender, vec![]);
-    let cases: Vec<(Sender, Value, &str)> = vec![
+    vec![
         (github("ping"), json!({"zen": "z", "hook_id": 1, "hook": {}}), "github.ping"),
         (
             github("push"),
@@ -456,7 +455,13 @@ fn what_senders_send_is_an_event_of_its_trigger() {
             json!({"name": "shop", "build": {"number": 1, "phase": "STARTED"}}),
             "jenkins.build",
         ),
-    ];
+    ]
+}
+
+#[test]
+fn what_senders_send_is_an_event_of_its_trigger() {
+    let server = server_with(&[]);
+    let cases = payloads();
     for (number, ((sender, mut headers), payload, trigger)) in cases.into_iter().enumerate() {
         let delivery = format!("d{number}");
         let delivery = ["x-github-delivery", "x-gitea-delivery", "x-request-uuid", "idempotency-key"]

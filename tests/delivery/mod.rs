@@ -1,8 +1,10 @@
-//! Packages and repositories, judged by dpkg, lintian, gpgv and apt-get.
+//! Packages and repositories, judged by dpkg, lintian, rpm, openssl, gpgv and apt-get.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod apt;
 mod deb;
+mod package;
+mod rpm;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

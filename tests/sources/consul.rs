@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{payloads, start, wait_for_events, wait_for_health, wait_until_watching};
 use crate::support::consul::Consul;
+use crate::support::etcd::make_certificates;
 use crate::support::server::Server;
 
 const MASTER: &str = "00000000-aaaa-bbbb-cccc-000000000001";
@@ -167,4 +168,32 @@ fn an_event_that_was_fired_comes_once_and_old_ones_do_not() {
     let seen = wait_for_events(&server, "site.deploy", 3);
     let said: Vec<&str> = seen.iter().map(|event| event["payload"].as_str().unwrap()).collect();
     assert_eq!(said, ["one", "two", "three"]);
+}
+
+#[test]
+fn tls_is_checked_against_the_authority_that_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    make_certificates(folder.path());
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let consul = Consul::start_with(&format!(
+        "ports {{ https = {free} }} cert_file = \"{}\" key_file = \"{}\"",
+        at("cert.pem"),
+        at("key.pem")
+    ));
+    let url = format!("https://127.0.0.1:{free}");
+    let text = format!("kind: consul_kv\ntrigger: kv\naddress: {url}\nkey: a\n");
+    let server = start(&[
+        ("sources/trusting.yaml", &format!("{text}ca: {}\n", at("ca.pem"))),
+        ("sources/wary.yaml", &text),
+    ]);
+    wait_until_watching(&server, "site.trusting");
+    consul.put("kv/a", "1");
+    assert_eq!(changes(&wait_for_events(&server, "site.trusting", 1)), ["set a=1"]);
+    let health = wait_for_health(&server, "site.wary", |health| health["state"] == "failing");
+    assert!(health["problem"].as_str().unwrap().contains("certificate"), "{health}");
+    let get = |ca: Value| server.run_to_end("consul.kv_get", json!({"key": "a", "address": url, "ca": ca}));
+    assert_eq!(get(json!(at("ca.pem")))["output"]["value"], "1");
+    assert_eq!(get(json!(std::fs::read_to_string(at("ca.pem")).unwrap()))["output"]["value"], "1");
+    assert!(get(Value::Null)["error"]["message"].as_str().unwrap().contains("certificate"));
 }

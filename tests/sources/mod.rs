@@ -1,8 +1,11 @@
 //! Sources that live in the server: nothing is missed and nothing comes twice, whoever is killed in between, and each says how it fares.
 
+mod amqp;
 mod clock;
 mod cluster;
 mod consul;
+mod etcd;
+mod github_releases;
 mod looks;
 mod programs;
 
@@ -12,7 +15,9 @@ use crate::support::server::Server;
 
 /// A server with these files, and triggers for all that they send.
 fn start(files: &[(&str, &str)]) -> Server {
-    let triggers = ["tick", "tock", "kv", "service", "fired", "printed", "file", "polled", "branch"];
+    let triggers = [
+        "tick", "tock", "kv", "service", "fired", "printed", "file", "polled", "branch", "message", "release",
+    ];
     let triggers: Vec<String> = triggers.iter().map(|name| format!("triggers/{name}.yaml")).collect();
     let mut all = files.to_vec();
     all.extend(triggers.iter().map(|path| (path.as_str(), "description: It happened.\n")));

@@ -2,8 +2,12 @@
 
 pub(crate) mod consul;
 pub(crate) mod dice;
+pub(crate) mod etcd;
+pub(crate) mod forge;
+pub(crate) mod jenkins;
 #[expect(dead_code, reason = "tests of the store use the rest")]
 pub(crate) mod postgres;
+pub(crate) mod publisher;
 pub(crate) mod rabbitmq;
 pub(crate) mod server;
 pub(crate) mod worker;

@@ -3,7 +3,9 @@
 
 mod bench;
 mod core;
+mod forge;
 mod http;
+mod jenkins;
 mod orders;
 mod pipeline;
 mod script;

@@ -278,3 +278,45 @@ async fn an_app_or_environment_that_is_not_there_is_named_before_anything_is_ask
     assert!(world.asked.is_empty());
     assert!(!Path::new(&world.root("c1")).exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_becomes_an_rpm_with_what_belongs_beside_it() {
+    use siskin::delivery::package::attest;
+    let mut world = World::new();
+    let commit = world.commit("1.0", BUILD);
+    world.published(&commit).await;
+    let order = json!({
+        "commit": commit, "name": "shop", "output_type": "rpm", "depends": ["bash"], "exclude": ["script"], "sbom": true, "provenance": true,
+        "provenance_key": world.folder.path().join("key.asc"),
+    });
+    let made = world.done("package.build", order).await.output().clone();
+    assert_eq!(
+        (&made["rpm"], &made["architecture"], &made["deb"]),
+        (&made["package"], &json!("noarch"), &Value::Null)
+    );
+    assert_eq!(made["files"], json!(["/opt/shop/fpm.json", "/opt/shop/hello"]));
+    let read = |name: &str| std::fs::read(made[name].as_str().unwrap()).unwrap();
+    assert_eq!(made["size"], read("rpm").len());
+    let path = |name: &str| PathBuf::from(made[name].as_str().unwrap());
+    let statement = attest::verify(&path("provenance"), &world.apt().join("key.gpg"), &path("rpm")).unwrap();
+    let material = &statement["predicate"]["buildDefinition"]["resolvedDependencies"][0];
+    assert_eq!(material["digest"]["gitCommit"], commit);
+    assert!(
+        statement["predicate"]["runDetails"]["metadata"]["invocationId"]
+            .as_str()
+            .unwrap()
+            .starts_with("run 7 step")
+    );
+    let scripts = &statement["predicate"]["buildDefinition"]["externalParameters"]["scripts"];
+    assert_eq!(scripts["after_install"], "post-install", "of this machine nothing is told");
+    let bill: Value = serde_json::from_slice(&read("sbom")).unwrap();
+    assert_eq!(bill["components"].as_array().unwrap().len(), 3);
+    for (wrong, words) in [
+        (json!({"commit": commit, "after_install": "../../etc/passwd"}), "`..`"),
+        (json!({"commit": commit, "no_such_option": 1}), "no_such_option"),
+        (json!({"commit": commit, "provenance": true, "provenance_key": "nowhere"}), "nowhere"),
+    ] {
+        let seen = world.done("package.build", wrong).await;
+        assert!(seen.error().message.contains(words), "{}", seen.error().message);
+    }
+}

@@ -5,6 +5,7 @@ mod expressions;
 mod groups;
 mod loops;
 mod names;
+mod schema;
 mod site;
 mod sources;
 mod steps;

@@ -29,17 +29,31 @@ fn keys_that_are_not_built_yet_are_refused() {
     "##);
     insta::assert_snapshot!(mistakes(&[
         ("packs/a/actions/x.yaml", "runner: ssh\nssh: {host: a}\n"),
-        ("packs/a/sources/x.yaml", "kind: amqp\nqueue: x\n"),
         ("apps/x.yaml", "notify: {}\nenvironments:\n  a: {hosts: {consul: x}, window: office}\n"),
     ]), @r##"
     1:1 `notify` is not built yet in this version
-    3:15 hosts from `consul` are not built yet in this version
-        name the hosts in a list
     3:35 there is no window `office`
         in siskin.yaml: windows: {office: {open: ["* 9-16 * * mon-fri"]}}
     1:9 the runner `ssh` is not built yet in this version
     2:1 `ssh` is not built yet in this version
-    1:7 sources of the kind `amqp` are not built yet in this version
+    "##);
+}
+
+#[test]
+fn hosts_are_named_or_found_in_one_place() {
+    let environments = "environments:\n  a: {hosts: {consul: x, role: app, canary: false, at_least: 2, ssh: {user: u}}}\n  b: {hosts: {consul: x, role: app, tag: b}}\n  c: {hosts: {file: a, canary: true}}\n  d: {hosts: {comand: a}}\n  e: {hosts: {command: []}}\n  f: {hosts: {command: x, ssh: {host: y}}}\n  g: {hosts: {consul: x, canary: true}}\n";
+    insta::assert_snapshot!(mistakes(&[("apps/x.yaml", environments)]), @r##"
+    3:32 `hosts` have either a `role` or a `tag`
+        `role` gives the tag by the convention, `tag` says it
+    4:21 `file` must be an absolute path: it is read where the work is done
+    4:24 `canary` is no key of `hosts` from a file
+        known are at_least, file, roots, ssh
+    5:14 `hosts` must be a list, or say where they are found
+        hosts: {consul: shop, tag: app}, {file: PATH} or {command: ...}
+    6:24 `command` names no program
+    7:33 `host` is no key of `ssh` of hosts
+        did you mean `host_keys`?
+    8:34 `canary` says which tag a `role` has; there is no `role` here
     "##);
 }
 

@@ -175,7 +175,7 @@ environments:
     approvers: boss
 "#;
 
-fn whole_site() -> Vec<(&'static str, &'static str)> {
+pub(super) fn whole_site() -> Vec<(&'static str, &'static str)> {
     vec![
         ("siskin.yaml", SITE),
         (

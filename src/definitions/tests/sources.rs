@@ -100,7 +100,32 @@ fn mistakes_say_what_is_wanted() {
         ("kind: consul_kv\ntrigger: tick\nkey: \"{{ body.x }}\"\n", "3:10 there is no `body` in a source"),
         ("kind: consul_kv\ntrigger: \"site.{{ item.x }}\"\nkey: a\n", "2:19 there is no `item` in a source"),
         ("kind: intervall\ntrigger: tick\n", "1:7 there is no kind of source `intervall`"),
-        ("kind: etcd\ntrigger: tick\n", "1:7 sources of the kind `etcd` are not built yet in this version"),
+        (
+            "kind: etcd\ntrigger: tick\n",
+            "1:1 an etcd source watches either one `key` or all below a `prefix`",
+        ),
+        ("kind: etcd\ntrigger: tick\nkey: a\nsecret: b\n", "4:9 the password of nobody: `user` is missing"),
+        (
+            "kind: etcd\ntrigger: tick\nkey: a\nuser: b\n",
+            "4:7 `user` needs a `password`, or the `secret` that holds it",
+        ),
+        ("kind: amqp\ntrigger: tick\nurl: amqp://a\n", "1:1 an amqp source needs `queue`"),
+        (
+            "kind: amqp\ntrigger: tick\nurl: amqp://a\nqueue: q\nbinding: a.#\n",
+            "5:10 `binding` needs the `exchange` that it binds to",
+        ),
+        (
+            "kind: amqp\ntrigger: tick\nurl: amqp://a\nqueue: q\nat_once: 0\n",
+            "5:10 `at_once` must be a whole number from 1, not `0`",
+        ),
+        (
+            "kind: amqp\ntrigger: tick\nurl: amqp://a\nqueue: q\nformat: xml\n",
+            "5:9 `format` must be auto or json or text, not `xml`",
+        ),
+        (
+            "kind: github_releases\ntrigger: tick\nrepository: shop\n",
+            "3:13 `shop` is no repository: write owner/name",
+        ),
     ] {
         assert_eq!(in_source(text).lines().next().unwrap(), expected, "{text}");
     }

@@ -151,10 +151,21 @@ impl Key {
         message.to_armored_string(ArmorOptions::default())
     }
 
+    /// A detached signature of anything, in binary.
+    pub fn sign_bytes(&self, bytes: &[u8], now: Timestamp) -> Result<Vec<u8>, Error> {
+        let wrong =
+            |error: pgp::errors::Error| Error::Key { path: self.path.clone(), reason: error.to_string() };
+        let signature = match self.signer.and_then(|index| self.secret.secret_subkeys.get(index)) {
+            Some(subkey) => detach(bytes, &subkey.key, now),
+            None => detach(bytes, &self.secret.primary_key, now),
+        };
+        signature.and_then(|signature| signature.to_bytes()).map_err(wrong)
+    }
+
     fn detached_signature(&self, text: &str, now: Timestamp) -> pgp::errors::Result<String> {
         let signature = match self.signer.and_then(|index| self.secret.secret_subkeys.get(index)) {
-            Some(subkey) => detach(text, &subkey.key, now)?,
-            None => detach(text, &self.secret.primary_key, now)?,
+            Some(subkey) => detach(text.as_bytes(), &subkey.key, now)?,
+            None => detach(text.as_bytes(), &self.secret.primary_key, now)?,
         };
         signature.to_armored_string(ArmorOptions::default())
     }
@@ -164,9 +175,8 @@ fn clear(text: &str, key: &impl SigningKey, now: Timestamp) -> pgp::errors::Resu
     CleartextSignedMessage::new(text, config(SignatureType::Text, key, now)?, key, &Password::empty())
 }
 
-fn detach(text: &str, key: &impl SigningKey, now: Timestamp) -> pgp::errors::Result<DetachedSignature> {
-    let signature =
-        config(SignatureType::Binary, key, now)?.sign(key, &Password::empty(), text.as_bytes())?;
+fn detach(bytes: &[u8], key: &impl SigningKey, now: Timestamp) -> pgp::errors::Result<DetachedSignature> {
+    let signature = config(SignatureType::Binary, key, now)?.sign(key, &Password::empty(), bytes)?;
     Ok(DetachedSignature::new(signature))
 }
 
@@ -240,6 +250,29 @@ fn refuse_inside(repository: &Path, key: &Path) -> Result<(), Error> {
         return Err(Error::Key { path: key.to_owned(), reason });
     }
     Ok(())
+}
+
+/// Public keys in a file, armored or not, to verify with.
+pub struct Public(PublicKeys);
+
+impl Public {
+    pub fn load(path: &Path) -> Result<Public, Error> {
+        let wrong = |reason: String| Error::Key { path: path.to_owned(), reason };
+        let content = fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        let malformed = |error: pgp::errors::Error| wrong(format!("it holds no public key: {error}"));
+        let (keys, _) = SignedPublicKey::from_reader_many(content.as_slice()).map_err(malformed)?;
+        let keys = keys.collect::<Result<Vec<_>, _>>().map_err(malformed)?;
+        match keys.is_empty() {
+            true => Err(wrong("it holds no public key".to_owned())),
+            false => Ok(Public(PublicKeys { keys })),
+        }
+    }
+
+    /// Whether one of the keys made this detached signature, which is in binary.
+    pub fn verifies(&self, bytes: &[u8], signature: &[u8]) -> bool {
+        let Ok(signature) = DetachedSignature::from_bytes(signature) else { return false };
+        self.0.any(|key| signature.verify(key, bytes).is_ok(), |key| signature.verify(key, bytes).is_ok())
+    }
 }
 
 /// The keys that a repository tells its clients to trust.

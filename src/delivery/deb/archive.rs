@@ -105,9 +105,11 @@ pub(super) struct TarEntry<'a> {
     pub(super) mtime: u64,
     pub(super) size: u64,
     pub(super) link_target: &'a [u8],
+    pub(super) user: &'a str,
+    pub(super) group: &'a str,
 }
 
-/// Writes an entry's header, owned by root; its data must follow, see [`write_tar_padding`].
+/// Writes an entry's header; its data must follow, see [`write_tar_padding`].
 pub(super) fn write_tar_header(out: &mut impl Write, entry: &TarEntry<'_>) -> io::Result<()> {
     write_long_name(out, entry.name, EntryType::GNULongName)?;
     write_long_name(out, entry.link_target, EntryType::GNULongLink)?;
@@ -138,10 +140,11 @@ fn tar_header(entry: &TarEntry<'_>) -> io::Result<Header> {
     }
     header.set_entry_type(entry.kind);
     header.set_mode(entry.mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_username("root")?;
-    header.set_groupname("root")?;
+    // dpkg goes by the names; an owner without one is a number.
+    header.set_uid(entry.user.parse().unwrap_or(0));
+    header.set_gid(entry.group.parse().unwrap_or(0));
+    header.set_username(entry.user)?;
+    header.set_groupname(entry.group)?;
     header.set_mtime(entry.mtime);
     header.set_size(entry.size);
     header.set_cksum();
@@ -154,7 +157,16 @@ fn write_long_name(out: &mut impl Write, name: &[u8], kind: EntryType) -> io::Re
         return Ok(());
     }
     let size = name.len() as u64 + 1;
-    let entry = TarEntry { name: b"././@LongLink", kind, mode: 0o644, mtime: 0, size, link_target: b"" };
+    let entry = TarEntry {
+        name: b"././@LongLink",
+        kind,
+        mode: 0o644,
+        mtime: 0,
+        size,
+        link_target: b"",
+        user: "root",
+        group: "root",
+    };
     out.write_all(tar_header(&entry)?.as_bytes())?;
     out.write_all(name)?;
     out.write_all(&[0])?;

@@ -214,6 +214,17 @@ fn single_relation(text: &str) -> Result<String, String> {
     Ok(format!("{}{qualifier} ({operator} {version})", &found["name"]))
 }
 
+/// A relation to exactly a version, `a1 (= 1.0-2)`, as one to all of its revisions: fpm's --deb-ignore-iteration-in-dependencies.
+pub(super) fn without_revision(relation: &str) -> String {
+    let alternatives = relation.split(", ").map(|one| {
+        let exact = one.strip_suffix(')').and_then(|rest| rest.split_once(" (= "));
+        let Some((name, version)) = exact.filter(|_| !one.contains('|')) else { return one.to_owned() };
+        let upstream = version.rsplit_once('-').map_or(version, |(upstream, _)| upstream);
+        format!("{name} (>= {upstream}), {name} (<< {upstream}.0~)")
+    });
+    alternatives.collect::<Vec<_>>().join(", ")
+}
+
 /// The value of `Description`: a synopsis, then its continuation lines. An empty line becomes ` .`.
 pub fn description(text: &str) -> Result<String, String> {
     let text = text.replace("\r\n", "\n");

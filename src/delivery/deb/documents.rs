@@ -4,10 +4,17 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::contents::{DEFAULT_MAINTAINER, Identity};
+use super::super::package::Naming;
+use super::super::package::tree::{self, Entry, Tree};
+use super::contents::DEFAULT_MAINTAINER;
 use super::control::Paragraph;
-use super::tree::{self, Entry, Tree};
 use super::{Build, Error};
+
+/// The changelogs that were given: of the package, and of those who wrote the software.
+pub(super) struct Changelogs {
+    pub(super) own: Option<Vec<u8>>,
+    pub(super) upstream: Option<Vec<u8>>,
+}
 
 pub(super) fn read_changelog(path: &Path) -> Result<Vec<u8>, Error> {
     let content = fs::read(path).map_err(|error| Error::input(path, error.to_string()))?;
@@ -21,28 +28,31 @@ pub(super) fn read_changelog(path: &Path) -> Result<Vec<u8>, Error> {
 /// only software from outside Debian uses.
 pub(super) fn add_documents(
     build: &Build,
-    identity: &Identity,
+    naming: &Naming,
     paragraph: &Paragraph,
-    changelog: Option<Vec<u8>>,
+    changelogs: Changelogs,
     time: u64,
     tree: &mut Tree,
 ) -> Result<(), Error> {
-    let folder = format!("usr/share/doc/{}", identity.name);
-    let overrides = overrides(&identity.name, tree);
+    let folder = format!("usr/share/doc/{}", naming.name);
+    let overrides = overrides(&naming.name, tree);
     let maintainer = paragraph.get("Maintainer").unwrap_or(DEFAULT_MAINTAINER);
-    let changelog = changelog.unwrap_or_else(|| made_changelog(identity, maintainer, time).into_bytes());
-    let changelog = compressed_changelog(changelog)
-        .map_err(|source| Error::Write { path: "changelog.gz".into(), source })?;
+    let own = changelogs.own.unwrap_or_else(|| made_changelog(build, naming, maintainer, time).into_bytes());
+    let compress = |changelog| {
+        compressed_changelog(changelog).map_err(|source| Error::Write { path: "changelog.gz".into(), source })
+    };
+    let own = compress(own)?;
+    let upstream = changelogs.upstream.map(compress).transpose()?;
     let mut add = |path: String, content: Vec<u8>| {
         tree.entry(path.into_bytes()).or_insert_with(|| Entry::made(content));
     };
-    if identity.version.has_revision() {
-        add(format!("{folder}/changelog.Debian.gz"), changelog.clone());
+    if naming.iteration.is_some() || naming.version.contains('-') || upstream.is_some() {
+        add(format!("{folder}/changelog.Debian.gz"), own.clone());
     }
-    add(format!("{folder}/changelog.gz"), changelog);
-    add(format!("{folder}/copyright"), copyright(build, identity, maintainer, time).into_bytes());
+    add(format!("{folder}/changelog.gz"), upstream.unwrap_or(own));
+    add(format!("{folder}/copyright"), copyright(build, naming, maintainer, time).into_bytes());
     if !overrides.is_empty() {
-        add(format!("usr/share/lintian/overrides/{}", identity.name), overrides.into_bytes());
+        add(format!("usr/share/lintian/overrides/{}", naming.name), overrides.into_bytes());
     }
     tree::add_parents(tree)
 }
@@ -56,11 +66,12 @@ fn compressed_changelog(content: Vec<u8>) -> io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-fn made_changelog(identity: &Identity, maintainer: &str, time: u64) -> String {
+fn made_changelog(build: &Build, naming: &Naming, maintainer: &str, time: u64) -> String {
     let date = utc(time).strftime("%a, %d %b %Y %H:%M:%S +0000");
-    let Identity { name, version, .. } = identity;
+    let Naming { name, full_version: version, .. } = naming;
+    let distribution = build.deb.dist.as_deref().unwrap_or("unstable");
     format!(
-        "{name} ({version}) unstable; urgency=medium\n\n  * Version {version}.\n\n -- {maintainer}  {date}\n"
+        "{name} ({version}) {distribution}; urgency=medium\n\n  * Version {version}.\n\n -- {maintainer}  {date}\n"
     )
 }
 
@@ -69,7 +80,7 @@ fn utc(seconds: u64) -> jiff::Timestamp {
     at.unwrap_or(jiff::Timestamp::UNIX_EPOCH)
 }
 
-fn copyright(build: &Build, identity: &Identity, maintainer: &str, time: u64) -> String {
+fn copyright(build: &Build, naming: &Naming, maintainer: &str, time: u64) -> String {
     let year = utc(time).strftime("%Y");
     let holder = build.vendor.as_deref().map(str::trim).unwrap_or(maintainer);
     let licence = build.license.as_deref().map_or("not stated", str::trim);
@@ -78,7 +89,7 @@ fn copyright(build: &Build, identity: &Identity, maintainer: &str, time: u64) ->
         Some(file) => format!("On Debian systems its full text is in /usr/share/common-licenses/{file}.\n"),
         None => String::new(),
     };
-    format!("{}\n{source}Copyright (C) {year} {holder}\nLicense: {licence}\n{full_text}", identity.name)
+    format!("{}\n{source}Copyright (C) {year} {holder}\nLicense: {licence}\n{full_text}", naming.name)
 }
 
 /// The licences whose text every Debian system has.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::super::package::Format;
 use super::archive::{ArMember, ArReader};
 use super::control::Paragraph;
 use super::{Error, Version, control};
@@ -66,7 +67,7 @@ pub fn inspect(path: &Path) -> Result<Inspected, Error> {
     if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
         return Err(Error::input(path, "it is no file"));
     }
-    let corrupt = |reason: String| Error::Corrupt { path: path.to_owned(), reason };
+    let corrupt = |reason: String| Error::Corrupt { path: path.to_owned(), format: Format::Deb, reason };
     let parts =
         read_parts(BufReader::with_capacity(1 << 16, file)).map_err(|error| corrupt(error.to_string()))?;
     let text = parts.control.get("control").ok_or_else(|| corrupt("it has no control file".to_owned()))?;

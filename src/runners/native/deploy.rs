@@ -5,6 +5,7 @@
 //! | `deploy.roll` | `app`, `version`, `environment`, `downgrade`, `after` | installs the version on all hosts, a batch at a time; `{deployment, changes, hosts}` |
 //! | `deploy.restore` | `deployment` | gives each host of a deployment what it held before; the same |
 //! | `deploy.check` | `app`, `environment` | runs the environment's health check on its hosts; `{healthy, hosts}` |
+//! | `deploy.hosts` | `app`, `environment` | the hosts that it has now, wherever they are found; `{hosts, count}` |
 //!
 //! Where an app goes stands in its file (`target.rs` reads it). A roll begins by opening the record of its deployment, whose number it reports; what a host
 //! held before is in that record before the host is touched. Killed at any moment and begun again, it finds the same record and goes on.
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::{Done, Failure, Job, Line, object, say, text_parameter};
 use super::core::unexpected;
 use super::target::Target;
-use crate::delivery::hosts::{self, Host, HostError};
+use crate::delivery::hosts::{self, Host, HostError, Reach};
 use crate::delivery::rollout::{self, HostResult, Observer, Plan, Previous};
 use crate::model::desk::{Reply, Request};
 use crate::model::log::Stream;
@@ -36,16 +37,32 @@ pub(super) async fn roll(job: Job) -> Result<Done, Failure> {
     let target = Target::read(&job.apps, &app, &environment)?;
     let after = job.parameters.get("after").and_then(Value::as_i64);
     let allow_downgrade = job.parameters.get("downgrade").and_then(Value::as_bool).unwrap_or(false);
+    let found = target.inventory.look(&job).await?;
+    if found.is_empty() {
+        // Nothing is recorded of what can't begin; this says why.
+        target.inventory.choose(found, &[])?;
+        return Err(Failure::new("there is no host to roll to"));
+    }
     let begin = Request::BeginDeployment { app, environment, version: version.clone(), after };
     let (deployment, known) = deployment(job.line.ask(begin).await)?;
     job.line.progress(object([("deployment", Value::from(deployment.id))])).await?;
+    let touched = records_from(&known);
+    let touched: Vec<&str> = touched.iter().map(|previous| previous.host.as_str()).collect();
+    let hosts = match target.inventory.choose(found, &touched) {
+        Ok(hosts) => hosts,
+        Err(failure) => {
+            let (id, status) = (deployment.id, DeploymentStatus::Failed);
+            stored(job.line.ask(Request::UpdateDeployment { id, status, hosts: known }).await)?;
+            return Err(failure);
+        }
+    };
 
     let plan = Plan {
         // Names this roll and no other, also where a server was set up anew and counts from 1 again.
         key: format!("deployment {} of {}", deployment.id, deployment.started_at),
         package: target.package,
         version: version.clone(),
-        hosts: target.hosts,
+        hosts,
         batch: target.batch,
         allow_downgrade,
         health: target.check,
@@ -78,9 +95,11 @@ pub(super) async fn restore(job: Job) -> Result<Done, Failure> {
     let (deployment, known) = deployment(job.line.ask(Request::Deployment { id }).await)?;
     let target = Target::read(&job.apps, &deployment.app, &deployment.environment)?;
     let previous = records_from(&known);
+    // Also hosts that do not pass their checks: they may be ill because of what is taken back.
+    let hosts: Vec<Host> = target.inventory.look(&job).await?.into_iter().map(|found| found.host).collect();
     let record = Record::new(&job, id, None);
     record.keep(&previous);
-    let restored = rollout::restore(&previous, &target.hosts, HOST_TIMEOUT, &record, &job.cancel).await;
+    let restored = rollout::restore(&previous, &hosts, HOST_TIMEOUT, &record, &job.cancel).await;
     if let Some(error) = restored.error {
         return Err(told_or(&job.cancel, error).showing(record.output()));
     }
@@ -101,8 +120,13 @@ pub(super) async fn check(job: Job) -> Result<Done, Failure> {
         job.note(&format!("{environment} of {app} has no `check`, so its hosts count as healthy"));
         return Ok(Done::with(object([("healthy", Value::from(true)), ("hosts", Value::Array(Vec::new()))])));
     };
+    // A host that does not pass its checks in Consul is none that can be passed over here.
+    let hosts: Vec<Host> = target.inventory.look(&job).await?.into_iter().map(|found| found.host).collect();
+    if hosts.is_empty() {
+        return Err(Failure::new(format!("{environment} of {app} has no hosts, so none is healthy")));
+    }
     let (job, check) = (&job, &check);
-    let checks = target.hosts.iter().map(|host| async move {
+    let checks = hosts.iter().map(|host| async move {
         let mut on_line = |stream: Stream, line: &[u8]| say_of(&*job.line, &host.name, stream, line);
         (host, hosts::health(host, check, &mut on_line, &job.cancel).await)
     });
@@ -113,6 +137,25 @@ pub(super) async fn check(job: Job) -> Result<Done, Failure> {
     let healthy = results.iter().all(|(_, result)| result.is_ok());
     let hosts: Value = results.iter().map(|(host, result)| health_of(host, result)).collect();
     Ok(Done::with(object([("healthy", Value::from(healthy)), ("hosts", hosts)])))
+}
+
+pub(super) async fn hosts_of(job: Job) -> Result<Done, Failure> {
+    let app = text_parameter(&job.parameters, "app")?;
+    let environment = text_parameter(&job.parameters, "environment")?;
+    let target = Target::read(&job.apps, app, environment)?;
+    let found = target.inventory.look(&job).await?;
+    let hosts = target.inventory.choose(found, &[])?;
+    let shown = hosts.iter().map(|host| {
+        let (address, root) = match &host.reach {
+            Reach::Ssh(target) => (Value::from(target.to_string()), Value::Null),
+            Reach::SshRoot(target, root) => {
+                (Value::from(target.to_string()), Value::from(root.display().to_string()))
+            }
+            Reach::Root(root) => (Value::Null, Value::from(root.display().to_string())),
+        };
+        object([("name", Value::from(host.name.as_str())), ("address", address), ("root", root)])
+    });
+    Ok(Done::with(object([("hosts", shown.collect()), ("count", Value::from(hosts.len()))])))
 }
 
 fn health_of(host: &Host, result: &Result<crate::process::Finished, HostError>) -> Value {

@@ -6,9 +6,13 @@
 pub mod apt;
 pub mod chat;
 pub mod ci;
+pub mod consul;
 pub mod core;
 pub mod deploy;
+pub mod forge;
+pub mod jenkins;
 pub mod package;
+mod inventory;
 mod target;
 
 use std::fs::{File, OpenOptions};
@@ -18,6 +22,7 @@ use futures::future::BoxFuture;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{Done, Failure, Job, Runner};
+use crate::model::Value;
 
 /// A function that does an action.
 pub type Function = fn(Job) -> BoxFuture<'static, Result<Done, Failure>>;
@@ -50,12 +55,39 @@ pub const ALL: &[Entry] = &[
     in_memory("core.kv_set", |job| Box::pin(core::kv_set(job))),
     in_memory("chat.say", |job| Box::pin(chat::say(job))),
     entry("ci.build", |job| Box::pin(ci::build(job))),
+    entry("jenkins.build", |job| Box::pin(jenkins::build(job))),
+    entry("jenkins.start", |job| Box::pin(jenkins::start(job))),
+    in_memory("jenkins.status", |job| Box::pin(jenkins::status(job))),
+    in_memory("jenkins.abort", |job| Box::pin(jenkins::abort(job))),
+    in_memory("jenkins.job", |job| Box::pin(jenkins::job(job))),
+    in_memory("github.status", |job| Box::pin(forge::github_status(job))),
+    in_memory("github.check", |job| Box::pin(forge::github_check(job))),
+    in_memory("github.comment", |job| Box::pin(forge::github_comment(job))),
+    in_memory("github.pull_request", |job| Box::pin(forge::github_pull_request(job))),
+    in_memory("github.release", |job| Box::pin(forge::github_release(job))),
+    in_memory("github.deployment", |job| Box::pin(forge::github_deployment(job))),
+    in_memory("gitlab.status", |job| Box::pin(forge::gitlab_status(job))),
+    in_memory("gitea.status", |job| Box::pin(forge::gitea_status(job))),
+    in_memory("gitea.comment", |job| Box::pin(forge::gitea_comment(job))),
     entry("package.build", |job| Box::pin(package::build(job))),
     entry("apt.publish", |job| Box::pin(apt::publish(job))),
     entry("apt.promote", |job| Box::pin(apt::promote(job))),
     entry("deploy.roll", |job| Box::pin(deploy::roll(job))),
     entry("deploy.restore", |job| Box::pin(deploy::restore(job))),
     entry("deploy.check", |job| Box::pin(deploy::check(job))),
+    entry("deploy.hosts", |job| Box::pin(deploy::hosts_of(job))),
+    entry("consul.kv_get", |job| Box::pin(consul::kv_get(job))),
+    entry("consul.kv_list", |job| Box::pin(consul::kv_list(job))),
+    entry("consul.kv_put", |job| Box::pin(consul::kv_put(job))),
+    entry("consul.kv_delete", |job| Box::pin(consul::kv_delete(job))),
+    entry("consul.services", |job| Box::pin(consul::services(job))),
+    entry("consul.service", |job| Box::pin(consul::service(job))),
+    entry("consul.session_create", |job| Box::pin(consul::session_create(job))),
+    entry("consul.session_renew", |job| Box::pin(consul::session_renew(job))),
+    entry("consul.session_destroy", |job| Box::pin(consul::session_destroy(job))),
+    entry("consul.lock_acquire", |job| Box::pin(consul::lock_acquire(job))),
+    entry("consul.lock_release", |job| Box::pin(consul::lock_release(job))),
+    entry("consul.event_fire", |job| Box::pin(consul::event_fire(job))),
 ];
 
 /// See the head of this file.
@@ -80,12 +112,21 @@ pub fn find(name: &str) -> Option<&'static Entry> {
     ALL.iter().find(|entry| entry.name == name)
 }
 
-async fn run(job: Job) -> Result<Done, Failure> {
+async fn run(mut job: Job) -> Result<Done, Failure> {
+    lay_input_over_section(&mut job);
     let Some(entry) = find(&job.action) else {
         return Err(Failure::new(format!("this version of Siskin has no native action `{}`", job.action)));
     };
     let _lock = if entry.in_memory { None } else { Some(take_lock(&job).await?) };
     (entry.function)(job).await
+}
+
+/// What the action's file gives it beside its input is for where the input says nothing.
+fn lay_input_over_section(job: &mut Job) {
+    let (Value::Object(section), Value::Object(input)) = (&mut job.parameters, &job.input) else { return };
+    let said = input.iter().filter(|(name, value)| !value.is_null() || !section.contains_key(*name));
+    let said: Vec<(String, Value)> = said.map(|(name, value)| (name.clone(), value.clone())).collect();
+    section.extend(said);
 }
 
 /// Between two looks at a lock that somebody else holds.

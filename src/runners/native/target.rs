@@ -2,13 +2,14 @@
 //!
 //! | key of an environment | meaning |
 //! | --- | --- |
-//! | `hosts` | a list; an entry is `web1`, `deploy@web1:2222`, or a map: `{name, ssh: {host, port, user, key, known_hosts, host_keys: strict or accept_new}}`, or `{name, root: DIRECTORY}` for a private dpkg root on this machine |
+//! | `hosts` | a map that says where they are found (`inventory.rs`), or a list; an entry is `web1`, `deploy@web1:2222`, or a map: `{name, ssh: {host, port, user, key, known_hosts, host_keys: strict or accept_new}}`, or `{name, root: DIRECTORY}` for a private dpkg root on this machine |
 //! | `batch` | how many hosts at once: a number, or a share as `25%`; 1 when not said |
 //! | `check` | a shell script that says whether a host is healthy, by its exit status; or `{script, tries, interval, timeout}` |
 //! | `source_list` | the file in `sources.list.d` of the hosts that names our repository; all are read when not said |
 //!
 //! The package is called as the app, or as `package` of the app's file says.
 
+use super::inventory::Inventory;
 use crate::delivery::deb;
 use crate::delivery::hosts::{Check, Host, Reach};
 use crate::delivery::rollout::Batch;
@@ -25,7 +26,7 @@ const CHECK_TIMEOUT: Span = Span::seconds(30);
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) package: String,
-    pub(super) hosts: Vec<Host>,
+    pub(super) inventory: Inventory,
     pub(super) batch: Batch,
     pub(super) check: Option<Check>,
 }
@@ -47,10 +48,13 @@ impl Target {
             let package = deb::control::package_name(optional_text(file, "package")?.unwrap_or(app))
                 .map_err(Failure::new)?;
             let source_list = optional_text(found, "source_list")?;
-            let hosts = hosts(found.get("hosts"), source_list)?;
+            let inventory = match found.get("hosts") {
+                Some(map @ Value::Object(_)) => Inventory::read(map, app, environment, source_list)?,
+                list => Inventory::Named(hosts(list, source_list)?),
+            };
             Ok(Target {
                 package,
-                hosts,
+                inventory,
                 batch: batch(found.get("batch"))?,
                 check: check(found.get("check"))?,
             })
@@ -72,7 +76,8 @@ fn hosts(value: Option<&Value>, source_list: Option<&str>) -> Result<Vec<Host>, 
     Ok(hosts)
 }
 
-fn host(entry: &Value, source_list: Option<&str>) -> Result<Host, Failure> {
+/// A host that is a name, an address or a map.
+pub(super) fn host(entry: &Value, source_list: Option<&str>) -> Result<Host, Failure> {
     let mut host = match entry {
         Value::String(text) => Host::ssh(text.as_str(), address(text)?),
         Value::Object(_) => host_of_map(entry)?,
@@ -85,7 +90,7 @@ fn host(entry: &Value, source_list: Option<&str>) -> Result<Host, Failure> {
 }
 
 /// `[USER@]HOST[:PORT]`.
-fn address(text: &str) -> Result<ssh::Target, Failure> {
+pub(super) fn address(text: &str) -> Result<ssh::Target, Failure> {
     let (user, rest) = match text.rsplit_once('@') {
         Some((user, rest)) => (Some(user.to_owned()), rest),
         None => (None, text),
@@ -133,6 +138,13 @@ fn ssh_target(name: &str, ssh: &Value) -> Result<ssh::Target, Failure> {
     if let Some(user) = text("user")? {
         target.user = Some(user.to_owned());
     }
+    trust(&mut target, name, ssh)?;
+    Ok(target)
+}
+
+/// Whom the host is believed to be, and who we are to it.
+pub(super) fn trust(target: &mut ssh::Target, name: &str, ssh: &Value) -> Result<(), Failure> {
+    let text = |key: &str| optional_text(ssh, key);
     target.key = text("key")?.map(Into::into);
     target.known_hosts = text("known_hosts")?.map(Into::into);
     target.host_keys = match text("host_keys")? {
@@ -144,7 +156,7 @@ fn ssh_target(name: &str, ssh: &Value) -> Result<ssh::Target, Failure> {
             )));
         }
     };
-    Ok(target)
+    Ok(())
 }
 
 fn batch(value: Option<&Value>) -> Result<Batch, Failure> {
@@ -216,8 +228,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!((target.package.as_str(), target.batch), ("web-shop", Batch::Percent(25)));
-        let shown: Vec<String> = target
-            .hosts
+        let Inventory::Named(hosts) = target.inventory else { panic!() };
+        let shown: Vec<String> = hosts
             .iter()
             .map(|host| match &host.reach {
                 Reach::Ssh(target) => format!("{} {target}", host.name),
@@ -235,7 +247,7 @@ mod tests {
                 "both 127.0.0.1:2201 /srv/root"
             ]
         );
-        assert!(target.hosts.iter().all(|host| host.source_list.as_deref() == Some("shop.list")));
+        assert!(hosts.iter().all(|host| host.source_list.as_deref() == Some("shop.list")));
         assert_eq!(target.check.unwrap().tries, TRIES);
     }
 

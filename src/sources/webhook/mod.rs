@@ -4,6 +4,7 @@
 //! once the event is on disk, 200 with the same id for a delivery that was known.
 
 mod body;
+pub mod probe;
 mod rate;
 mod verify;
 
@@ -178,7 +179,7 @@ fn find(definitions: &Definitions, path: &str) -> Option<Arc<Source>> {
     definitions.sources.values().find(has_path).map(Arc::clone)
 }
 
-/// A delivery whose sender proved who they are. Only [`Sources::verified`] makes one.
+/// A delivery whose sender proved who they are. Only [`Sources::verified`] makes one, and `probe`, whose events go nowhere.
 struct VerifiedDelivery {
     bytes: Bytes,
     is_form: bool,

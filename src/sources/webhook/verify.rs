@@ -54,6 +54,14 @@ pub(super) async fn check(verify: &Verify, sent: &Sent<'_>, secrets: &Secrets) -
     Err(refusal(doubts, ways))
 }
 
+/// Whether one of the ways is proved with this key.
+pub(super) fn is_proved(verify: &Verify, sent: &Sent<'_>, key: &Secret) -> bool {
+    let Verify::AnyOf(ways) = verify else { return true };
+    ways.iter()
+        .filter_map(|way| claim(&way.proof, sent).ok())
+        .any(|claim| claim.is_proved_by(key, sent.bytes))
+}
+
 /// What is wrong with the secrets: none is set for any way, or one can't be a key.
 pub(super) async fn problem(verify: &Verify, secrets: &Secrets) -> Option<String> {
     let Verify::AnyOf(ways) = verify else { return None };

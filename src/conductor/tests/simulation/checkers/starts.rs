@@ -204,7 +204,7 @@ pub(super) fn emits_once(seen: &Seen<'_>) -> Verdict {
         definition.is_some_and(|step| step.for_each.is_none() || is_item(key))
     };
     let succeeded = |(note, turn): &&(crate::conductor::Entry, u32)| {
-        let plain = note.step.as_deref().is_some_and(|step| emits(step));
+        let plain = note.step.as_deref().is_some_and(emits);
         *turn == seen.outside.turn && note.what == "step.succeeded" && plain
     };
     let of_items = seen

@@ -9,21 +9,44 @@ use std::path::{Component, Path, PathBuf};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-use super::{Build, Error};
+use super::{Build, Error, InputType, attributes, tar_input};
 
 /// Entries by their path in the package, without `/` before or behind. A folder sorts before what it holds.
-pub(super) type Tree = BTreeMap<Vec<u8>, Entry>;
+pub(in super::super) type Tree = BTreeMap<Vec<u8>, Entry>;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) kind: Kind,
-    pub(super) mode: u32,
-    /// Seconds since 1970; nothing for what was not in the inputs.
-    pub(super) mtime: Option<u64>,
+/// What goes in, and the folder that holds what came out of tar files, for as long as it is needed.
+pub(in super::super) struct Inputs {
+    pub(in super::super) tree: Tree,
+    pub(in super::super) staging: Option<tempfile::TempDir>,
+}
+
+/// Who owns an entry; root where nothing is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in super::super) struct Owner {
+    pub(in super::super) user: Option<String>,
+    pub(in super::super) group: Option<String>,
+}
+
+impl Owner {
+    pub(in super::super) fn user(&self) -> &str {
+        self.user.as_deref().unwrap_or("root")
+    }
+    pub(in super::super) fn group(&self) -> &str {
+        self.group.as_deref().unwrap_or("root")
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in super::super) struct Entry {
+    pub(in super::super) kind: Kind,
+    pub(in super::super) mode: u32,
+    /// Seconds since 1970; nothing for what was not in the inputs.
+    pub(in super::super) mtime: Option<u64>,
+    pub(in super::super) owner: Owner,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) enum Kind {
     Directory,
     File {
         source: PathBuf,
@@ -36,45 +59,80 @@ pub(super) enum Kind {
     HardLink(Vec<u8>),
 }
 
+impl Kind {
+    /// How much content it has.
+    pub(in super::super) fn size(&self) -> u64 {
+        match self {
+            Kind::File { size, .. } => *size,
+            Kind::Made(content) => content.len() as u64,
+            Kind::Directory | Kind::Symlink(_) | Kind::HardLink(_) => 0,
+        }
+    }
+}
+
 impl Entry {
-    pub(super) fn directory() -> Entry {
-        Entry { kind: Kind::Directory, mode: 0o755, mtime: None }
+    pub(in super::super) fn directory() -> Entry {
+        Entry { kind: Kind::Directory, mode: 0o755, mtime: None, owner: Owner::default() }
     }
 
-    pub(super) fn made(content: Vec<u8>) -> Entry {
-        Entry { kind: Kind::Made(content), mode: 0o644, mtime: None }
+    pub(in super::super) fn made(content: Vec<u8>) -> Entry {
+        Entry { kind: Kind::Made(content), mode: 0o644, mtime: None, owner: Owner::default() }
     }
 
-    pub(super) fn is_file(&self) -> bool {
+    pub(in super::super) fn is_file(&self) -> bool {
         matches!(self.kind, Kind::File { .. } | Kind::Made(_) | Kind::HardLink(_))
     }
 }
 
 /// Walks all inputs of `build`. Every folder above an entry is there too.
-pub(super) fn collect(build: &Build) -> Result<Tree, Error> {
-    let mut collector =
-        Collector { excludes: exclude_set(&build.excludes)?, tree: Tree::new(), origins: HashMap::new() };
-    let everything = [".".to_owned()];
-    if build.no_inputs {
-        return Ok(Tree::new());
-    }
-    let inputs = if build.inputs.is_empty() { &everything[..] } else { &build.inputs[..] };
-    for input in inputs {
-        let input = Input::resolve(build, input)?;
-        collector.walk(input)?;
+pub(in super::super) fn collect(build: &Build) -> Result<Inputs, Error> {
+    let mut collector = Collector {
+        excludes: exclude_set(&build.excludes)?,
+        keeps_owners: build.use_file_permissions,
+        tree: Tree::new(),
+        origins: HashMap::new(),
+    };
+    let mut staging = None;
+    match build.input_type {
+        InputType::Empty if build.inputs.is_empty() => {}
+        InputType::Empty => return Err(Error::field("inputs", "a package of type empty takes none")),
+        InputType::Dir => {
+            let everything = [".".to_owned()];
+            let inputs = if build.inputs.is_empty() { &everything[..] } else { &build.inputs[..] };
+            for input in inputs {
+                collector.walk(Input::resolve(build, input)?)?;
+            }
+        }
+        InputType::Tar => staging = Some(collector.unpack(build)?),
     }
     let mut tree = collector.tree;
-    if tree.is_empty() && !build.allow_empty {
+    let is_empty = tree.is_empty();
+    for directory in &build.directories {
+        let wrong =
+            |reason: &str| Error::field("directories", format!("`{}`: {reason}", directory.escape_debug()));
+        let path = target_path(Path::new(directory)).map_err(|_| wrong("`..` has no place there"))?;
+        let entry = tree.entry(path).or_insert_with(Entry::directory);
+        if entry.kind != Kind::Directory {
+            return Err(wrong("the package holds a file of that name"));
+        }
+    }
+    if is_empty && build.directories.is_empty() && !build.allow_empty && build.input_type != InputType::Empty
+    {
         let place = build.chdir.clone().unwrap_or_else(|| PathBuf::from("."));
         return Err(Error::input(place, "the inputs hold nothing to package"));
     }
     mark_hard_links(&mut tree);
-    add_parents(&mut tree)?;
-    Ok(tree)
+    Ok(Inputs { tree, staging })
+}
+
+/// The last of what is done to a tree: the folders that are missing, and the modes and owners that the order names.
+pub(in super::super) fn finish(build: &Build, tree: &mut Tree) -> Result<(), Error> {
+    add_parents(tree)?;
+    attributes::apply(&build.attributes, build.user.as_deref(), build.group.as_deref(), tree)
 }
 
 /// Adds the folders that entries need and no input brought.
-pub(super) fn add_parents(tree: &mut Tree) -> Result<(), Error> {
+pub(in super::super) fn add_parents(tree: &mut Tree) -> Result<(), Error> {
     let paths: Vec<Vec<u8>> = tree.keys().cloned().collect();
     for path in paths {
         let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
@@ -90,16 +148,16 @@ pub(super) fn add_parents(tree: &mut Tree) -> Result<(), Error> {
 }
 
 /// The path in the package as one would write it.
-pub(super) fn as_path(path: &[u8]) -> PathBuf {
+pub(in super::super) fn as_path(path: &[u8]) -> PathBuf {
     Path::new("/").join(OsStr::from_bytes(path))
 }
 
-pub(super) fn show(path: &[u8]) -> String {
+pub(in super::super) fn show(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
 /// A path within the package: `//a/./b/` is `a/b`. `..` has no meaning there.
-pub(super) fn target_path(path: &Path) -> Result<Vec<u8>, Error> {
+pub(in super::super) fn target_path(path: &Path) -> Result<Vec<u8>, Error> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for component in path.components() {
         match component {
@@ -188,6 +246,8 @@ fn exclude_set(patterns: &[String]) -> Result<GlobSet, Error> {
 
 struct Collector {
     excludes: GlobSet,
+    /// Whether files stay with those who have them here.
+    keeps_owners: bool,
     tree: Tree,
     origins: HashMap<Vec<u8>, PathBuf>,
 }
@@ -216,10 +276,52 @@ impl Collector {
             if metadata.is_dir() {
                 list(&source, &target, &seen_as, &mut waiting)?;
             }
-            let entry = entry(&source, &metadata)?;
+            let entry = entry(&source, &metadata, self.keeps_owners)?;
             self.insert(source, target, entry)?;
         }
         Ok(())
+    }
+
+    /// Puts the contents of the tar files in, under the prefix.
+    fn unpack(&mut self, build: &Build) -> Result<tempfile::TempDir, Error> {
+        if build.inputs.is_empty() {
+            return Err(Error::field("inputs", "a package of type tar is made of tar files; name them"));
+        }
+        let staging = tar_input::staging()?;
+        let base = build.chdir.clone().unwrap_or_else(|| PathBuf::from("."));
+        let mut number = 0;
+        for input in &build.inputs {
+            let exists = fs::symlink_metadata(base.join(input)).is_ok();
+            let (source, place) = match input.split_once('=').filter(|_| !exists) {
+                Some((source, place)) => (source, place),
+                None => (input.as_str(), ""),
+            };
+            let prefix = target_path(Path::new(build.prefix.as_deref().unwrap_or("/")))?;
+            let prefix = join(&prefix, &target_path(Path::new(place))?);
+            let archive = base.join(source);
+            for (path, mut entry) in tar_input::read(&archive, staging.path(), &mut number)? {
+                let target = join(&prefix, &path);
+                if self.is_excluded(&target, &path) || self.is_below_excluded(&path) {
+                    continue;
+                }
+                if !self.keeps_owners {
+                    entry.owner = Owner::default();
+                }
+                // The last one counts, as for tar itself.
+                let both_folders = |old: &Entry| old.kind == Kind::Directory && entry.kind == Kind::Directory;
+                if self.tree.get(&target).is_some_and(|old| !both_folders(old)) {
+                    self.tree.remove(&target);
+                }
+                self.insert(archive.clone(), target, entry)?;
+            }
+        }
+        Ok(staging)
+    }
+
+    /// A walk never goes into a folder that is left out; an archive lists what is in it all the same.
+    fn is_below_excluded(&self, path: &[u8]) -> bool {
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
+        ends.into_iter().any(|end| self.excludes.is_match(OsStr::from_bytes(&path[..end])))
     }
 
     fn is_excluded(&self, target: &[u8], seen_as: &[u8]) -> bool {
@@ -259,16 +361,18 @@ fn list(directory: &Path, target: &[u8], seen_as: &[u8], waiting: &mut Waiting) 
     Ok(())
 }
 
-fn entry(source: &Path, metadata: &Metadata) -> Result<Entry, Error> {
+fn entry(source: &Path, metadata: &Metadata, keeps_owner: bool) -> Result<Entry, Error> {
     let kind = metadata.file_type();
     let mtime = Some(u64::try_from(metadata.mtime()).unwrap_or(0));
     let mode = metadata.mode() & 0o7777;
+    let owner = if keeps_owner { owner_of(metadata) } else { Owner::default() };
     if kind.is_dir() {
-        return Ok(Entry { kind: Kind::Directory, mode, mtime });
+        return Ok(Entry { kind: Kind::Directory, mode, mtime, owner });
     }
     if kind.is_symlink() {
         let target = fs::read_link(source).map_err(|error| Error::input(source, error.to_string()))?;
-        return Ok(Entry { kind: Kind::Symlink(target.as_os_str().as_bytes().to_vec()), mode: 0o777, mtime });
+        let kind = Kind::Symlink(target.as_os_str().as_bytes().to_vec());
+        return Ok(Entry { kind, mode: 0o777, mtime, owner });
     }
     if kind.is_file() {
         // Opened now, so that a file that can't be read stops the build before it has begun.
@@ -278,6 +382,7 @@ fn entry(source: &Path, metadata: &Metadata) -> Result<Entry, Error> {
             kind: Kind::File { source: source.to_owned(), size: metadata.len(), identity },
             mode,
             mtime,
+            owner,
         });
     }
     let what = if kind.is_socket() {
@@ -288,6 +393,16 @@ fn entry(source: &Path, metadata: &Metadata) -> Result<Entry, Error> {
         "a device"
     };
     Err(Error::input(source, format!("it is {what}, which a package can't carry; exclude it")))
+}
+
+/// By name where this machine knows one, else by number.
+fn owner_of(metadata: &Metadata) -> Owner {
+    let user = nix::unistd::User::from_uid(metadata.uid().into()).ok().flatten().map(|user| user.name);
+    let group = nix::unistd::Group::from_gid(metadata.gid().into()).ok().flatten().map(|group| group.name);
+    Owner {
+        user: Some(user.unwrap_or_else(|| metadata.uid().to_string())),
+        group: Some(group.unwrap_or_else(|| metadata.gid().to_string())),
+    }
 }
 
 fn mark_hard_links(tree: &mut Tree) {
