@@ -26,6 +26,7 @@ pub(super) const ENVIRONMENT: Keys = Keys {
         "approvers",
         "bake",
         "check",
+        "advertise",
         "source_list",
         "window",
     ],
@@ -36,6 +37,9 @@ pub(super) const SSH: Keys =
     Keys { of: "`ssh`", built: &["host", "port", "user", "key", "known_hosts", "host_keys"], later: &[] };
 pub(super) const CHECK: Keys =
     Keys { of: "`check`", built: &["script", "tries", "interval", "timeout"], later: &[] };
+pub(super) const IN_CONSUL: Keys =
+    Keys { of: "`advertise` in Consul", built: &["consul", "address", "datacenter"], later: &[] };
+pub(super) const IN_KV: Keys = Keys { of: "`advertise`", built: &["kv"], later: &[] };
 pub(super) const OF_CONSUL: Keys = Keys {
     of: "`hosts` from Consul",
     built: &["consul", "tag", "role", "canary", "address", "datacenter", "at_least", "ssh", "roots"],
@@ -115,7 +119,31 @@ fn environment(sheet: &Sheet<'_>, node: &Node, windows: Option<&BTreeSet<String>
     if let Some(check) = table.get("check").and_then(|node| check(sheet, node)) {
         environment.insert("check".to_owned(), check);
     }
+    if let Some(advertise) = table.get("advertise").and_then(|node| advertise(sheet, node)) {
+        environment.insert("advertise".to_owned(), advertise);
+    }
     Some(Value::Object(environment))
+}
+
+/// Where the version that is to be there is told: a key of Consul, or of Siskin's own store.
+fn advertise(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
+    let Content::Map(entries) = &node.content else {
+        let help = Some("advertise: {consul: \"{app}::version\"} or {kv: \"{app}/version\"}".to_owned());
+        sheet.wrong(node, "`advertise` must say where: a map", help);
+        return None;
+    };
+    let in_consul = entries.iter().any(|entry| entry.key == "consul");
+    let table = sheet.table(node, if in_consul { &IN_CONSUL } else { &IN_KV })?;
+    let mut advertise = Object::new();
+    for key in ["consul", "address", "datacenter", "kv"] {
+        if let Some(node) = table.get(key) {
+            advertise.insert(key.to_owned(), json!(sheet.name(node, key)?));
+        }
+    }
+    if !in_consul {
+        table.need("kv")?;
+    }
+    Some(Value::Object(advertise))
 }
 
 /// How a host's health is asked: a shell script, verbatim, or that and how often it is tried.

@@ -223,6 +223,8 @@ const PAGES: &[Known] = &[
     ("hosts_of_file", &app::OF_FILE, FOUND_HOSTS_ROWS),
     ("hosts_of_command", &app::OF_COMMAND, FOUND_HOSTS_ROWS),
     ("ssh_of_hosts", &app::COMMON_SSH, SSH_ROWS),
+    ("advertise_in_consul", &app::IN_CONSUL, ADVERTISE_ROWS),
+    ("advertise_in_kv", &app::IN_KV, ADVERTISE_ROWS),
     ("host_check", &app::CHECK, HOST_CHECK_ROWS),
     ("siskin", &site::SITE, SITE_ROWS),
     ("retention", &site::RETENTION, RETENTION_ROWS),
@@ -568,6 +570,11 @@ const ENVIRONMENT_ROWS: &[Row] = &[
     ("approvers", TEXT_OR_TEXTS, "Who may agree to a deployment."),
     ("bake", Span, "How long it is watched."),
     ("check", Or(&[Text, Page("host_check")]), "A script that says whether a host is well."),
+    (
+        "advertise",
+        Or(&[Page("advertise_in_consul"), Page("advertise_in_kv")]),
+        "Where the version that is to be there is told.",
+    ),
     ("source_list", Text, "The file in /etc/apt/sources.list.d."),
     ("window", Text, "When deployments may start."),
 ];
@@ -583,6 +590,13 @@ const SSH_ROWS: &[Row] = &[
     ("key", Text, "The name of the secret that holds the key."),
     ("known_hosts", Text, "The keys of hosts, as in ~/.ssh/known_hosts."),
     ("host_keys", Word(&["strict", "accept_new"]), "Whether a host may be new."),
+];
+/// `{app}` and `{environment}` in the key are their names.
+const ADVERTISE_ROWS: &[Row] = &[
+    ("consul", Text, "!A key of Consul's store."),
+    ("kv", Text, "!A key of Siskin's own store."),
+    ("address", Text, "Where Consul is."),
+    ("datacenter", Text, "Which of its datacenters."),
 ];
 /// Hosts that are found when a step begins.
 const FOUND_HOSTS_ROWS: &[Row] = &[

@@ -33,7 +33,7 @@ impl World {
         let from_consul = format!("consul: shop, role: app, roots: {roots}");
         fs::write(folder.path().join("list"), "h2 # by hand\nh1\n").unwrap();
         let app = format!(
-            "owner: team\nenvironments:\n  canary: {{hosts: {{{from_consul}}}}}\n  production: {{hosts: {{{from_consul}}}}}\n  careful: {{hosts: {{{from_consul}, at_least: 3}}}}\n  listed: {{hosts: {{file: {roots}/list}}}}\n  told: {{hosts: {{command: \"printf '[\\\"h3\\\"]'\", ssh: {{user: deploy}}}}}}\n  broken: {{hosts: {{command: [\"false\"]}}}}\n"
+            "owner: team\nenvironments:\n  canary: {{hosts: {{{from_consul}}}, advertise: {{consul: '{{app}}::canary_version'}}}}\n  sick: {{hosts: {{{from_consul}}}, check: {{script: 'false', tries: 1}}, advertise: {{consul: 'shop::version'}}}}\n  own: {{hosts: {{{from_consul}}}, advertise: {{kv: '{{app}}/{{environment}}'}}}}\n  production: {{hosts: {{{from_consul}}}}}\n  careful: {{hosts: {{{from_consul}, at_least: 3}}}}\n  listed: {{hosts: {{file: {roots}/list}}}}\n  told: {{hosts: {{command: \"printf '[\\\"h3\\\"]'\", ssh: {{user: deploy}}}}}}\n  broken: {{hosts: {{command: [\"false\"]}}}}\n"
         );
         let site = format!(
             "config: {{deploy: {{consul_address: \"{}\", consul_token_secret: consul_token}}}}\n",
@@ -160,4 +160,46 @@ fn hosts_stand_in_a_file_or_are_told_by_a_command() {
         broken["error"]["message"].as_str().unwrap().contains("the command for hosts failed"),
         "{broken}"
     );
+}
+
+#[test]
+fn the_version_is_advertised_before_hosts_are_touched_and_put_back_when_the_roll_fails_or_is_taken_back() {
+    let world = World::new();
+    let advertised = |key: &str| {
+        let pair = world
+            .server
+            .run_to_end("consul.kv_get", json!({"key": key, "address": world.consul.url(), "token": TOKEN}));
+        pair["output"]["value"].clone()
+    };
+    let put = |key: &str, value: &str| world.consul.put_as(&format!("kv/{key}"), value, TOKEN);
+    let restore = |rolled: &Value| {
+        let with = json!({"deployment": rolled["output"]["deployment"], "app": "shop"});
+        assert_eq!(world.server.run_to_end("deploy.restore", with)["status"], "succeeded");
+    };
+
+    let rolled = world.roll("canary");
+    assert_eq!(names(&rolled), ["h1"]);
+    let told = json!({"in": "shop::canary_version in Consul", "from": null, "to": "1.0"});
+    assert_eq!(rolled["output"]["advertised"], told);
+    assert_eq!(advertised("shop::canary_version"), "1.0");
+    restore(&rolled);
+    assert_eq!(advertised("shop::canary_version"), Value::Null);
+
+    // What somebody else set since is theirs.
+    let rolled = world.roll("canary");
+    put("shop::canary_version", "2.0");
+    restore(&rolled);
+    assert_eq!(advertised("shop::canary_version"), "2.0");
+
+    put("shop::version", "0.9");
+    let failed = world.roll("sick");
+    assert_eq!(failed["status"], "failed");
+    assert!(failed["error"]["message"].as_str().unwrap().contains("the health check failed"), "{failed}");
+    assert_eq!(advertised("shop::version"), "0.9");
+
+    let rolled = world.roll("own");
+    assert_eq!(rolled["output"]["advertised"]["in"], "the key shop/own");
+    assert_eq!(world.server.get("/kv/shop/own")["value"], "1.0");
+    restore(&rolled);
+    assert_eq!(world.server.get("/kv/shop/own")["value"], Value::Null);
 }

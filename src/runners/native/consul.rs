@@ -46,6 +46,23 @@ pub(super) struct Settings {
 }
 
 impl Settings {
+    /// Those of the pack `deploy`, with what the app's file says of it.
+    pub(super) fn of_deploy(
+        job: &Job,
+        address: Option<String>,
+        datacenter: Option<String>,
+    ) -> Result<Settings, Failure> {
+        let configured = |name: &str| -> Result<Option<String>, Failure> {
+            Ok(optional_text(&job.work.config, name)?.map(str::to_owned))
+        };
+        Ok(Settings {
+            address: address.or(configured("consul_address")?),
+            datacenter: datacenter.or(configured("consul_datacenter")?),
+            token: optional_text(&job.parameters, "consul_token")?.map(str::to_owned),
+            ca: configured("consul_ca")?,
+        })
+    }
+
     pub(super) async fn client(self) -> Result<Client, Failure> {
         let ca = match self.ca.filter(|text| !text.trim().is_empty()) {
             None => None,

@@ -57,6 +57,18 @@ pub(super) async fn roll(job: Job) -> Result<Done, Failure> {
         }
     };
 
+    // What is advertised changes before the first host does: one that is down now finds it there when it is back.
+    let advertised = match &target.advert {
+        None => Value::Null,
+        Some(advert) => match advert.announce(&job, deployment.id, &version).await {
+            Ok(advertised) => advertised,
+            Err(failure) => {
+                let (id, status) = (deployment.id, DeploymentStatus::Failed);
+                stored(job.line.ask(Request::UpdateDeployment { id, status, hosts: known }).await)?;
+                return Err(failure);
+            }
+        },
+    };
     let plan = Plan {
         // Names this roll and no other, also where a server was set up anew and counts from 1 again.
         key: format!("deployment {} of {}", deployment.id, deployment.started_at),
@@ -69,13 +81,21 @@ pub(super) async fn roll(job: Job) -> Result<Done, Failure> {
         timeout: HOST_TIMEOUT,
         known: records_from(&known),
     };
-    let record = Record::new(&job, deployment.id, Some(version));
+    let record = Record::new(&job, deployment.id, Some(version.clone()));
     let rolled = rollout::roll(&plan, &record, &job.cancel).await;
     record.keep(&rolled.previous);
     let status = if rolled.ok { DeploymentStatus::Done } else { DeploymentStatus::Failed };
     let stored = record.store(status).await;
-    let output = record.output();
-    if let Some(error) = rolled.error {
+    let mut output = record.output();
+    if let Some(output) = output.as_object_mut() {
+        output.insert("advertised".to_owned(), advertised);
+    }
+    if let Some(mut error) = rolled.error {
+        if let Some(advert) = &target.advert
+            && let Err(failure) = advert.take_back(&job, deployment.id, &version).await
+        {
+            error += &format!("; and {} could not be put back: {}", advert.shown(), failure.error.message);
+        }
         let untouched = match rolled.untouched.as_slice() {
             [] => String::new(),
             hosts => format!("; not touched: {}", hosts.join(", ")),
@@ -102,6 +122,9 @@ pub(super) async fn restore(job: Job) -> Result<Done, Failure> {
     let restored = rollout::restore(&previous, &hosts, HOST_TIMEOUT, &record, &job.cancel).await;
     if let Some(error) = restored.error {
         return Err(told_or(&job.cancel, error).showing(record.output()));
+    }
+    if let Some(advert) = &target.advert {
+        advert.take_back(&job, id, &deployment.version).await.map_err(|f| f.showing(record.output()))?;
     }
     // The record keeps what the roll wrote: what each host had before it.
     stored(

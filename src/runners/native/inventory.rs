@@ -202,16 +202,7 @@ async fn of_consul(
     tags: &[String],
     (address, datacenter): (Option<String>, Option<String>),
 ) -> Result<Vec<Found>, Failure> {
-    let configured = |name: &str| -> Result<Option<String>, Failure> {
-        Ok(optional_text(&job.work.config, name)?.map(str::to_owned))
-    };
-    let settings = Settings {
-        address: address.or(configured("consul_address")?),
-        datacenter: datacenter.or(configured("consul_datacenter")?),
-        token: optional_text(&job.parameters, "consul_token")?.map(str::to_owned),
-        ca: configured("consul_ca")?,
-    };
-    let client = settings.client().await?;
+    let client = Settings::of_deploy(job, address, datacenter)?.client().await?;
     let at_once = Wait::no();
     let answer = tokio::select! {
         answer = client.instances(service, tags, false, &at_once) => answer?,

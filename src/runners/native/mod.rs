@@ -12,6 +12,7 @@ pub mod deploy;
 pub mod forge;
 pub mod jenkins;
 pub mod package;
+mod advert;
 mod inventory;
 mod target;
 

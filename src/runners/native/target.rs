@@ -5,10 +5,12 @@
 //! | `hosts` | a map that says where they are found (`inventory.rs`), or a list; an entry is `web1`, `deploy@web1:2222`, or a map: `{name, ssh: {host, port, user, key, known_hosts, host_keys: strict or accept_new}}`, or `{name, root: DIRECTORY}` for a private dpkg root on this machine |
 //! | `batch` | how many hosts at once: a number, or a share as `25%`; 1 when not said |
 //! | `check` | a shell script that says whether a host is healthy, by its exit status; or `{script, tries, interval, timeout}` |
+//! | `advertise` | where the version that its hosts are to hold is told (`advert.rs`) |
 //! | `source_list` | the file in `sources.list.d` of the hosts that names our repository; all are read when not said |
 //!
 //! The package is called as the app, or as `package` of the app's file says.
 
+use super::advert::Advert;
 use super::inventory::Inventory;
 use crate::delivery::deb;
 use crate::delivery::hosts::{Check, Host, Reach};
@@ -29,6 +31,7 @@ pub(super) struct Target {
     pub(super) inventory: Inventory,
     pub(super) batch: Batch,
     pub(super) check: Option<Check>,
+    pub(super) advert: Option<Advert>,
 }
 
 impl Target {
@@ -57,6 +60,7 @@ impl Target {
                 inventory,
                 batch: batch(found.get("batch"))?,
                 check: check(found.get("check"))?,
+                advert: Advert::read(found.get("advertise"), app, environment)?,
             })
         };
         read().map_err(|failure| {
