@@ -215,7 +215,7 @@ impl Reader<'_> {
                 section.insert(key.to_owned(), self.texts(node, key));
             }
         }
-        if let Some(auth) = table.get("auth") {
+        if let Some(auth) = table.get("auth").filter(|auth| self.names_its_secrets(auth)) {
             section.insert("auth".to_owned(), self.auth(auth));
         }
         let bodies: Vec<&str> =
@@ -279,19 +279,28 @@ impl Reader<'_> {
         Some(section)
     }
 
-    /// What it gets beside its input. What needs a secret that the pack's configuration does not name is left out.
+    /// What it gets beside its input.
     fn native(&mut self, node: &Node) -> Option<Object> {
         let entries = self.sheet.entries(node, "`native`")?;
-        let config = self.world.configs.get(self.sheet.pack).map(|config| &config.value);
-        let names_all = |node: &Node| {
-            let Content::Scalar(scalar) = &node.content else { return true };
-            let named = |path: &str| {
-                path.split('.').try_fold(config?, |value, key| value.get(key))?.as_str().map(drop)
-            };
-            secret_paths(&scalar.text).into_iter().all(|path| named(path).is_some())
-        };
-        let read = entries.iter().filter(|entry| names_all(&entry.value));
-        Some(read.map(|entry| (entry.key.clone(), self.any(&entry.value))).collect())
+        let read: Vec<_> = entries.iter().filter(|entry| self.names_its_secrets(&entry.value)).collect();
+        Some(read.into_iter().map(|entry| (entry.key.clone(), self.any(&entry.value))).collect())
+    }
+
+    /// Whether the pack's configuration names each secret that the value takes by `secret(config.KEY)`. What it does not name is left out, so
+    /// that a token may be optional.
+    fn names_its_secrets(&self, node: &Node) -> bool {
+        match &node.content {
+            Content::Scalar(scalar) => {
+                let config = self.world.configs.get(self.sheet.pack).map(|config| &config.value);
+                let named = |path: &str| {
+                    path.split('.').try_fold(config?, |value, key| value.get(key))?.as_str().map(drop)
+                };
+                secret_paths(&scalar.text).into_iter().all(|path| named(path).is_some())
+            }
+            Content::List(items) => items.iter().all(|item| self.names_its_secrets(item)),
+            Content::Map(entries) => entries.iter().all(|entry| self.names_its_secrets(&entry.value)),
+            Content::Broken => true,
+        }
     }
 
     fn script(&mut self, node: &Node) -> Option<Object> {
@@ -354,7 +363,8 @@ impl Reader<'_> {
             return self.text(node);
         }
         let entries = self.sheet.entries(node, &format!("`{what}`")).unwrap_or_default();
-        let texts = entries.iter().map(|entry| match &entry.value.content {
+        let read: Vec<_> = entries.iter().filter(|entry| self.names_its_secrets(&entry.value)).collect();
+        let texts = read.into_iter().map(|entry| match &entry.value.content {
             Content::Scalar(_) => (entry.key.clone(), self.text(&entry.value)),
             _ => (entry.key.clone(), self.any(&entry.value)),
         });

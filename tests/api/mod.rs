@@ -15,5 +15,6 @@ mod rules;
 mod runs;
 mod senders;
 mod secrets;
+mod small_packs;
 mod way_back;
 mod webhooks;
