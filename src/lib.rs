@@ -21,6 +21,7 @@ pub mod git; // commits, by the git program
 pub mod ssh; // other hosts, by the ssh program
 pub mod delivery; // packages, repositories, hosts, rollouts
 pub mod amqp; // the only place that knows AMQP
+pub mod http_client; // what all clients of HTTP have in common
 pub mod consul; // the only place that knows Consul
 pub mod etcd; // the only place that knows etcd
 pub mod dispatch; // how an attempt reaches a worker

@@ -7,7 +7,6 @@ mod locks;
 mod wait;
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -16,6 +15,8 @@ use reqwest::{Method, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+
+use crate::http_client;
 
 pub use locks::{NewSession, Session};
 pub use wait::{Index, Moved, Pace, Wait};
@@ -153,7 +154,7 @@ impl Client {
     /// # Errors
     /// `BadAddress`, `BadToken`, `BadCertificate`.
     pub fn trusting(address: &str, token: Option<&str>, ca: Option<&[u8]>) -> Result<Client, ConsulError> {
-        let wrong = |why: String| ConsulError::BadAddress { address: shown(address), why };
+        let wrong = |why: String| ConsulError::BadAddress { address: http_client::host_of(address), why };
         let with_scheme =
             if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
         let url = Url::parse(&with_scheme).map_err(|error| wrong(error.to_string()))?;
@@ -166,7 +167,7 @@ impl Client {
             Ok::<_, ConsulError>(value)
         });
         let trusted = ca.map(authorities).transpose()?;
-        let http = build(trusted).map_err(|error| wrong(chain(&error)))?;
+        let http = build(trusted).map_err(|error| wrong(http_client::why(&error)))?;
         Ok(Client { http, address: url, token: token.transpose()?, datacenter: None })
     }
 
@@ -179,7 +180,7 @@ impl Client {
 
     /// Host and port: all of the address that may be shown.
     pub fn shown(&self) -> String {
-        shown(self.address.as_str())
+        http_client::host_of(self.address.as_str())
     }
 
     // Keys.
@@ -453,7 +454,7 @@ impl Client {
     }
 
     fn away(&self, error: &reqwest::Error) -> ConsulError {
-        ConsulError::Away { address: self.shown(), why: chain(error) }
+        ConsulError::Away { address: self.shown(), why: http_client::why(error) }
     }
 
     fn refused(&self, status: StatusCode, bytes: &[u8]) -> ConsulError {
@@ -577,7 +578,7 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
 
 fn authorities(pem: &[u8]) -> Result<Vec<reqwest::Certificate>, ConsulError> {
     let read = reqwest::Certificate::from_pem_bundle(pem);
-    let found = read.map_err(|error| ConsulError::BadCertificate(chain(&error)))?;
+    let found = read.map_err(|error| ConsulError::BadCertificate(http_client::why(&error)))?;
     match found.is_empty() {
         true => Err(ConsulError::BadCertificate("there is none in it".to_owned())),
         false => Ok(found),
@@ -585,11 +586,8 @@ fn authorities(pem: &[u8]) -> Result<Vec<reqwest::Certificate>, ConsulError> {
 }
 
 fn build(trusted: Option<Vec<reqwest::Certificate>>) -> Result<reqwest::Client, reqwest::Error> {
-    // An error means that it is installed already.
-    drop(rustls::crypto::ring::default_provider().install_default());
     let builder = || {
-        reqwest::Client::builder()
-            .user_agent(concat!("siskin/", env!("CARGO_PKG_VERSION")))
+        http_client::builder()
             .connect_timeout(CONNECT)
             // An agent leads nowhere else, and the token is for it only.
             .redirect(redirect::Policy::none())
@@ -599,28 +597,6 @@ fn build(trusted: Option<Vec<reqwest::Certificate>>) -> Result<reqwest::Client, 
     }
     // A machine without any certificates still speaks plain HTTP.
     builder().build().or_else(|_| builder().tls_certs_only([]).build())
-}
-
-/// What went wrong, without the URL, whose query may be long.
-fn chain(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "it took too long".to_owned();
-    }
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    match error.source() {
-        Some(_) => innermost.to_string(),
-        None => "the request failed".to_owned(),
-    }
-}
-
-/// Host and port of an address.
-fn shown(address: &str) -> String {
-    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    host.rsplit('@').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

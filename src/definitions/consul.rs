@@ -1,7 +1,7 @@
 //! Sources that watch a Consul: keys, instances of a service, events.
 
 use super::check::World;
-use super::live::{setting, setting_of, token};
+use super::live::{key_or_prefix, list, setting, setting_of, token};
 use super::sheet::{Keys, Table};
 use crate::expr::Template;
 
@@ -99,24 +99,11 @@ pub(super) fn read(table: &Table<'_>, kind: &str, world: &World<'_>) -> Option<C
     let datacenter = setting(table, "datacenter", world);
     let need = |key: &str| setting_of(sheet, table.need(key)?, key, world);
     let what = match kind {
-        "consul_kv" => match (table.get("key"), table.get("prefix")) {
-            (Some(node), None) => setting_of(sheet, node, "key", world).map(What::Key),
-            (None, Some(node)) => setting_of(sheet, node, "prefix", world).map(What::Prefix),
-            _ => {
-                sheet.wrong(
-                    table.node,
-                    "a consul_kv source watches either one `key` or all below a `prefix`",
-                    None,
-                );
-                None
-            }
-        },
+        "consul_kv" => key_or_prefix(table, "a consul_kv source", world)
+            .map(|(key, is_prefix)| if is_prefix { What::Prefix(key) } else { What::Key(key) }),
         "consul_service" => {
-            let tags = table.get("tag").map(|node| sheet.one_or_list(node)).unwrap_or_default();
-            let tags: Vec<Option<Template>> =
-                tags.iter().map(|node| setting_of(sheet, node, "tag", world)).collect();
+            let tags = list(table, "tag", world);
             let name = need("service");
-            let tags = tags.into_iter().collect::<Option<Vec<Template>>>();
             name.zip(tags).map(|(name, tags)| What::Service { name, tags })
         }
         _ => need("name").map(What::Event),

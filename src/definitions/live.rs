@@ -277,6 +277,27 @@ pub(super) fn secret_setting(table: &Table<'_>, key: &str, world: &World<'_>) ->
     world.expr.template(&format!("{{{{ secret('{name}') }}}}")).ok().map(Some)
 }
 
+/// One setting or a list of them; none where the key is missing.
+pub(super) fn list(table: &Table<'_>, key: &str, world: &World<'_>) -> Option<Vec<Template>> {
+    let Some(node) = table.get(key) else { return Some(Vec::new()) };
+    let read = table.sheet.one_or_list(node).iter().map(|node| setting_of(table.sheet, node, key, world));
+    read.collect::<Vec<_>>().into_iter().collect()
+}
+
+/// Either one `key`, or a `prefix` below which all is watched; whether it is a prefix.
+pub(super) fn key_or_prefix(table: &Table<'_>, of: &str, world: &World<'_>) -> Option<(Template, bool)> {
+    let read = |node, what, is_prefix| setting_of(table.sheet, node, what, world).map(|key| (key, is_prefix));
+    match (table.get("key"), table.get("prefix")) {
+        (Some(node), None) => read(node, "key", false),
+        (None, Some(node)) => read(node, "prefix", true),
+        _ => {
+            let what = format!("{of} watches either one `key` or all below a `prefix`");
+            table.sheet.wrong(table.node, what, None);
+            None
+        }
+    }
+}
+
 /// A map of settings.
 fn settings(table: &Table<'_>, key: &str, world: &World<'_>) -> Option<Vec<(String, Template)>> {
     let Some(node) = table.get(key) else { return Some(Vec::new()) };

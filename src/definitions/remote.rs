@@ -1,7 +1,7 @@
 //! Sources that watch other people's servers: etcd, a queue of RabbitMQ, the releases of a repository.
 
 use super::check::World;
-use super::live::{every, secret_setting, setting, setting_of, token};
+use super::live::{every, key_or_prefix, list, secret_setting, setting, setting_of, token};
 use super::sheet::{Keys, Table};
 use crate::expr::Template;
 use crate::model::Span;
@@ -128,20 +128,11 @@ const AT_ONCE: u16 = 50;
 const MOST_AT_ONCE: u32 = 1000;
 
 pub(super) fn etcd(table: &Table<'_>, world: &World<'_>) -> Option<Etcd> {
-    let sheet = table.sheet;
     let addresses = list(table, "address", world);
     let login = login(table, world);
     let ca = setting(table, "ca", world);
     let certificate = setting(table, "certificate", world);
-    let key = match (table.get("key"), table.get("prefix")) {
-        (Some(node), None) => setting_of(sheet, node, "key", world).map(|key| (key, false)),
-        (None, Some(node)) => setting_of(sheet, node, "prefix", world).map(|key| (key, true)),
-        _ => {
-            let what = "an etcd source watches either one `key` or all below a `prefix`";
-            sheet.wrong(table.node, what, None);
-            None
-        }
-    };
+    let key = key_or_prefix(table, "an etcd source", world);
     let ((user, password), (key, all_below)) = (login?, key?);
     Some(Etcd { addresses: addresses?, user, password, ca: ca?, certificate: certificate?, key, all_below })
 }
@@ -237,11 +228,4 @@ fn login(table: &Table<'_>, world: &World<'_>) -> Option<Login> {
         }
         _ => Some((user, password)),
     }
-}
-
-/// One setting or a list of them; none where the key is missing.
-fn list(table: &Table<'_>, key: &str, world: &World<'_>) -> Option<Vec<Template>> {
-    let Some(node) = table.get(key) else { return Some(Vec::new()) };
-    let read = table.sheet.one_or_list(node).iter().map(|node| setting_of(table.sheet, node, key, world));
-    read.collect::<Vec<_>>().into_iter().collect()
 }

@@ -6,7 +6,6 @@
 
 mod watch;
 
-use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +16,8 @@ use reqwest::{Response, Url, redirect};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
+
+use crate::http_client;
 
 pub use watch::{Change, Said, Watching};
 
@@ -182,14 +183,14 @@ impl Client {
     /// # Errors
     /// `BadAddress`, `BadCertificate`.
     pub fn new(address: &str, tls: &Tls) -> Result<Client, EtcdError> {
-        let wrong = |why: String| EtcdError::BadAddress { address: shown(address), why };
+        let wrong = |why: String| EtcdError::BadAddress { address: http_client::host_of(address), why };
         let with_scheme =
             if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
         let url = Url::parse(&with_scheme).map_err(|error| wrong(error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") || url.cannot_be_a_base() {
             return Err(wrong(format!("it begins with `{}:`; only http and https are known", url.scheme())));
         }
-        let http = build(tls)?.map_err(|error| wrong(chain(&error)))?;
+        let http = build(tls)?.map_err(|error| wrong(http_client::why(&error)))?;
         Ok(Client { http, address: url, user: None, token: Arc::default() })
     }
 
@@ -202,7 +203,7 @@ impl Client {
 
     /// Host and port: all of the address that may be shown.
     pub fn shown(&self) -> String {
-        shown(self.address.as_str())
+        http_client::host_of(self.address.as_str())
     }
 
     /// What keys hold, all at one moment, in order; `most` of them.
@@ -325,7 +326,7 @@ impl Client {
         let answer = tokio::time::timeout(PATIENCE, asked.send()).await;
         let late = |_| self.away("it took too long".to_owned());
         let answer = answer.map_err(late).map_err(Failure::Other)?;
-        let answer = answer.map_err(|error| Failure::Other(self.away(chain(&error))))?;
+        let answer = answer.map_err(|error| Failure::Other(self.away(http_client::why(&error))))?;
         if answer.status().is_success() {
             return Ok(answer);
         }
@@ -339,7 +340,7 @@ impl Client {
 
     async fn body(&self, mut answer: Response) -> Result<Vec<u8>, EtcdError> {
         let mut bytes = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| self.away(chain(&error)))? {
+        while let Some(chunk) = answer.chunk().await.map_err(|error| self.away(http_client::why(&error)))? {
             if bytes.len() + chunk.len() > LARGEST {
                 return Err(self.too_large());
             }
@@ -447,11 +448,8 @@ fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error
 }
 
 fn build(tls: &Tls) -> Result<Result<reqwest::Client, reqwest::Error>, EtcdError> {
-    // An error means that it is installed already.
-    drop(rustls::crypto::ring::default_provider().install_default());
     let builder = || {
-        reqwest::Client::builder()
-            .user_agent(concat!("siskin/", env!("CARGO_PKG_VERSION")))
+        http_client::builder()
             .connect_timeout(CONNECT)
             .tcp_keepalive(ALIVE)
             .tcp_keepalive_interval(ALIVE)
@@ -460,7 +458,7 @@ fn build(tls: &Tls) -> Result<Result<reqwest::Client, reqwest::Error>, EtcdError
             .redirect(redirect::Policy::none())
     };
     let wrong = |what: &'static str| {
-        move |error: reqwest::Error| EtcdError::BadCertificate { what, why: chain(&error) }
+        move |error: reqwest::Error| EtcdError::BadCertificate { what, why: http_client::why(&error) }
     };
     let with_identity = |builder: reqwest::ClientBuilder| match &tls.identity {
         Some(pem) => {
@@ -479,28 +477,6 @@ fn build(tls: &Tls) -> Result<Result<reqwest::Client, reqwest::Error>, EtcdError
     let built = with_identity(builder())?.build();
     // A machine without any certificates still speaks plain HTTP.
     Ok(built.or_else(|_| builder().tls_certs_only([]).build()))
-}
-
-/// What went wrong, without the URL.
-fn chain(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "it took too long".to_owned();
-    }
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    match error.source() {
-        Some(_) => innermost.to_string(),
-        None => "the request failed".to_owned(),
-    }
-}
-
-/// Host and port of an address.
-fn shown(address: &str) -> String {
-    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    host.rsplit('@').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use reqwest::Response;
 use serde::Deserialize;
 
-use super::{Client, EtcdError, Header, LARGEST, Pair, Refusal, chain, number};
+use super::{Client, EtcdError, Header, LARGEST, Pair, Refusal, number};
+use crate::http_client;
 
 /// One change of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +55,7 @@ impl Watching {
                 }
             }
             let chunk = self.answer.chunk().await;
-            let chunk = chunk.map_err(|error| self.client.away(chain(&error)))?;
+            let chunk = chunk.map_err(|error| self.client.away(http_client::why(&error)))?;
             let Some(chunk) = chunk else {
                 return Err(self.client.away("it ended the watch".to_owned()));
             };

@@ -27,6 +27,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, redirect};
 
 use super::{Done, Failure, Job, Runner, object, optional_text, scalar_text, text_parameter};
+use crate::http_client;
 use crate::model::{ErrorKind, Object, Value};
 
 /// The largest body that is read.
@@ -183,14 +184,7 @@ pub(super) fn client(follows: bool) -> Result<&'static Client, Failure> {
 }
 
 fn build(redirects: redirect::Policy) -> Result<Client, String> {
-    // An error means that it is installed already.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let builder = || {
-        Client::builder()
-            .user_agent(concat!("siskin/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_max_idle_per_host(0)
-    };
+    let builder = || http_client::builder().connect_timeout(CONNECT_TIMEOUT).pool_max_idle_per_host(0);
     match builder().redirect(redirects).build() {
         Ok(client) => Ok(client),
         // A machine without any certificates still speaks plain HTTP.

@@ -12,9 +12,10 @@ use reqwest::{Client, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::http_poll::{client, innermost};
+use super::http_poll::client;
 use super::seat::{MOST_AT_ONCE, Seat, Sight, Trouble, subject};
 use crate::definitions::remote::{GithubReleases, is_repository};
+use crate::http_client;
 use crate::model::{Span, Value};
 
 const API: &str = "https://api.github.com";
@@ -324,8 +325,7 @@ impl Asking {
     }
 
     fn failed(&self, error: &reqwest::Error) -> Trouble {
-        let why = if error.is_timeout() { "it took too long".to_owned() } else { innermost(error) };
-        Trouble::new(format!("{} can't be asked: {why}", self.host()))
+        Trouble::new(format!("{} can't be asked: {}", self.host(), http_client::why(error)))
     }
 }
 

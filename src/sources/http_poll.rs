@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::seat::{MOST_AT_ONCE, Seat, Sight, Trouble, fingerprint, subject};
 use crate::definitions::live::HttpPoll;
+use crate::http_client;
 use crate::model::event::NewEvent;
 
 /// The largest answer.
@@ -127,10 +128,8 @@ async fn fetch(
     last: Option<&Last>,
 ) -> Result<Option<Fetched>, Trouble> {
     let host = url.host_str().unwrap_or_default();
-    let failed = |error: &reqwest::Error| {
-        let why = if error.is_timeout() { "it took too long".to_owned() } else { innermost(error) };
-        Trouble::new(format!("{host} can't be asked: {why}"))
-    };
+    let failed =
+        |error: &reqwest::Error| Trouble::new(format!("{host} can't be asked: {}", http_client::why(error)));
     let mut request = client.get(url.clone()).headers(headers.clone());
     let known = last.map(|last| [("If-None-Match", &last.etag), ("If-Modified-Since", &last.modified)]);
     for (name, value) in known.into_iter().flatten() {
@@ -160,27 +159,14 @@ async fn fetch(
     Ok(Some(Fetched { etag, modified, bytes }))
 }
 
-pub(super) fn innermost(error: &reqwest::Error) -> String {
-    use std::error::Error as _;
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    // The outermost shows the URL, which may hold a secret.
-    if error.source().is_some() { innermost.to_string() } else { "the request failed".to_owned() }
-}
-
 /// Follows redirects on the same host only.
 pub(super) fn client() -> Result<Client, Trouble> {
-    // An error means that it is installed already.
-    drop(rustls::crypto::ring::default_provider().install_default());
     let same_host = redirect::Policy::custom(|attempt| {
         let from = attempt.previous().first();
         let is_same = from.is_some_and(|from| from.origin() == attempt.url().origin());
         if is_same && attempt.previous().len() <= REDIRECTS { attempt.follow() } else { attempt.stop() }
     });
-    let builder = Client::builder()
-        .user_agent(concat!("siskin/", env!("CARGO_PKG_VERSION")))
+    let builder = http_client::builder()
         .connect_timeout(CONNECT)
         .timeout(PATIENCE)
         .pool_max_idle_per_host(0)

@@ -81,7 +81,7 @@ impl Advert {
     /// Advertises the version of a deployment; what stood there before. A roll that goes on finds what it had set.
     pub(super) async fn announce(&self, job: &Job, deployment: i64, version: &str) -> Result<Value, Failure> {
         let way = self.way(job).await?;
-        let held = way.held(job).await?;
+        let held = way.held().await?;
         let before = match noted(job, deployment).await? {
             Some(before) => before,
             None => {
@@ -110,7 +110,7 @@ impl Advert {
     pub(super) async fn take_back(&self, job: &Job, deployment: i64, version: &str) -> Result<(), Failure> {
         let Some(before) = noted(job, deployment).await? else { return Ok(()) };
         let way = self.way(job).await?;
-        let held = way.held(job).await?;
+        let held = way.held().await?;
         if held.version == before {
             return Ok(());
         }
@@ -138,14 +138,10 @@ impl Advert {
 }
 
 impl Way<'_> {
-    async fn held(&self, job: &Job) -> Result<Held, Failure> {
+    async fn held(&self) -> Result<Held, Failure> {
         match self {
             Way::Consul(client, key) => {
-                let wait = Wait::no();
-                let answer = tokio::select! {
-                    answer = client.key(key, &wait) => answer?,
-                    () = job.cancel.cancelled() => client.key(key, &wait).await?,
-                };
+                let answer = client.key(key, &Wait::no()).await?;
                 let at = answer.value.as_ref().map_or(0, |pair| pair.modify_index);
                 let text = answer.value.map(|pair| String::from_utf8_lossy(&pair.value).trim().to_owned());
                 Ok(Held {

@@ -50,11 +50,7 @@ pub(super) async fn roll(job: Job) -> Result<Done, Failure> {
     let touched: Vec<&str> = touched.iter().map(|previous| previous.host.as_str()).collect();
     let hosts = match target.inventory.choose(found, &touched) {
         Ok(hosts) => hosts,
-        Err(failure) => {
-            let (id, status) = (deployment.id, DeploymentStatus::Failed);
-            stored(job.line.ask(Request::UpdateDeployment { id, status, hosts: known }).await)?;
-            return Err(failure);
-        }
+        Err(failure) => return Err(not_begun(&job, deployment.id, known, failure).await),
     };
 
     // What is advertised changes before the first host does: one that is down now finds it there when it is back.
@@ -62,11 +58,7 @@ pub(super) async fn roll(job: Job) -> Result<Done, Failure> {
         None => Value::Null,
         Some(advert) => match advert.announce(&job, deployment.id, &version).await {
             Ok(advertised) => advertised,
-            Err(failure) => {
-                let (id, status) = (deployment.id, DeploymentStatus::Failed);
-                stored(job.line.ask(Request::UpdateDeployment { id, status, hosts: known }).await)?;
-                return Err(failure);
-            }
+            Err(failure) => return Err(not_begun(&job, deployment.id, known, failure).await),
         },
     };
     let plan = Plan {
@@ -104,6 +96,12 @@ pub(super) async fn roll(job: Job) -> Result<Done, Failure> {
     }
     stored.map_err(|failure| failure.showing(output.clone()))?;
     Ok(Done::with(output))
+}
+
+/// Records that a deployment failed before a host was touched; why it did, or why that can't be recorded.
+async fn not_begun(job: &Job, id: i64, hosts: Value, failure: Failure) -> Failure {
+    let status = DeploymentStatus::Failed;
+    stored(job.line.ask(Request::UpdateDeployment { id, status, hosts }).await).err().unwrap_or(failure)
 }
 
 pub(super) async fn restore(job: Job) -> Result<Done, Failure> {
