@@ -366,6 +366,8 @@ impl Client {
     ) -> Result<Answer<Option<T>>, ConsulError> {
         let mut url = self.url(path, name)?;
         self.add_query(&mut url, query);
+        // A leader that has just begun may not have read all of its log yet: asked otherwise it would answer that keys are gone which are not.
+        url.query_pairs_mut().append_key_only("consistent");
         wait.add_to(&mut url);
         let request = self.request(Method::GET, url).timeout(wait.takes() + PATIENCE);
         let answer = request.send().await.map_err(|error| self.away(&error))?;
