@@ -238,6 +238,7 @@ impl Scripts {
 
     pub(super) fn compile(&self, text: &str) -> Result<Script, Mistake> {
         let (tree, assigns_by_index) = parse(&self.engine, text)?;
+        ends_with_a_value(&tree)?;
         let found = Survey::of(&tree, |name| self.known.contains(name), |name| self.is_of_pack(name))?;
         let Survey { references, is_deep, .. } = found;
         let references = references.into();
@@ -367,6 +368,21 @@ fn parse(engine: &Engine, text: &str) -> Result<(AST, bool), Mistake> {
             Err(Mistake { message: "rhai itself failed on this script".to_owned(), line: 1, column: 1 })
         }
     }
+}
+
+/// A script is for its value. One that ends by assigning has none, which is `event.status = "firing"` where `==` was meant: it would never be true.
+fn ends_with_a_value(tree: &AST) -> Result<(), Mistake> {
+    let (position, message) = match tree.statements().last() {
+        Some(Stmt::Assignment(parts)) => {
+            (parts.0.position(), "`=` sets a value, and the script ends without one; `==` compares")
+        }
+        Some(Stmt::Var(_, _, position)) => {
+            (*position, "the script ends with a `let`; what it is for must stand last")
+        }
+        _ => return Ok(()),
+    };
+    let (line, column) = place(position).unwrap_or((1, 1));
+    Err(Mistake { message: message.to_owned(), line, column })
 }
 
 /// rhai's own messages begin with a capital letter; ours don't.

@@ -276,7 +276,10 @@ fn scripts_are_stopped_by_their_limits() {
     fails(&format!("{}1{}", "[".repeat(5000), "]".repeat(5000)), "");
     fails(&"-".repeat(5000), "");
     fails(&format!("1{}", "+1".repeat(5000)), "");
-    fails(&(0..300).map(|n| format!("let x{n} = 1;")).collect::<String>(), "more than 128 variables");
+    fails(
+        &(0..300).map(|n| format!("let x{n} = 1;")).chain(["1".to_owned()]).collect::<String>(),
+        "more than 128 variables",
+    );
 }
 
 #[test]
@@ -304,6 +307,18 @@ fn what_is_switched_off_says_so() {
     fails("sleep(1)", "there is no function `sleep`");
     fails("timestamp()", "there is no function `timestamp`");
     fails("Fn(\"eval\").call(\"1\")", "");
+}
+
+#[test]
+fn a_script_that_ends_by_assigning_is_a_mistake() {
+    let mistake = |text: &str| Expr::default().script(text).map(|_| ()).unwrap_err();
+    let single = mistake("event.status = \"firing\"");
+    assert_eq!((single.line, single.column), (1, 14));
+    assert!(single.message.contains("`==` compares"), "{}", single.message);
+    assert!(mistake("let wanted = \"firing\";").message.contains("`let`"));
+    // On the way to a value it is what a script is made of.
+    assert!(Expr::default().script("let n = 1; n += 1; n == event.n").is_ok());
+    assert!(Expr::default().script("let found = #{}; found.a = 1; found").is_ok());
 }
 
 #[test]
@@ -347,7 +362,7 @@ fn throwing_is_a_failure_with_its_place() {
     fails("event.ref = \"x\"", "");
     fails("event.numbers.push(4)", "came from outside and can't be changed");
     gives("let n = event.numbers; n.push(4); n.len()", json!(4));
-    fails("event.repository.name = \"x\"", "came from outside and can't be changed");
+    fails("event.repository.name = \"x\"; true", "came from outside and can't be changed");
     fails("for x in event.repository {}", "keys()");
 }
 
