@@ -13,6 +13,7 @@ pub mod condition;
 mod data;
 mod explain;
 mod functions;
+mod habits;
 mod library;
 mod rhai;
 mod scope;

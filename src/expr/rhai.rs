@@ -23,7 +23,7 @@ use super::explain::explain;
 use super::library::{TEXT_FUNCTIONS, register_comparisons, register_lists, register_maps, register_texts};
 use super::survey::Survey;
 use super::{
-    Failure, FailureKind, Mistake, Reference, Scope, ScriptMistake, did_you_mean, functions, limits,
+    Failure, FailureKind, Mistake, Reference, Scope, ScriptMistake, did_you_mean, functions, habits, limits,
 };
 use crate::model::Value;
 
@@ -362,11 +362,19 @@ fn parse(engine: &Engine, text: &str) -> Result<(AST, bool), Mistake> {
         Ok(Err(error)) => {
             let (line, column) =
                 place(error.position()).unwrap_or_else(|| super::place_of(text, text.trim_end().len()));
-            Err(Mistake { message: sentence(&error.err_type().to_string()), line, column })
+            Err(Mistake { message: mistaken(&error, text, line, column), line, column })
         }
         Err(_) => {
             Err(Mistake { message: "rhai itself failed on this script".to_owned(), line: 1, column: 1 })
         }
+    }
+}
+
+/// rhai's own words for a mistake, or what was meant where they are about a habit from another language.
+fn mistaken(error: &rhai::ParseError, text: &str, line: usize, column: usize) -> String {
+    match habits::at(text, line, column) {
+        Some(meant) => format!("this is not how rhai writes it: {meant}"),
+        None => sentence(&error.err_type().to_string()),
     }
 }
 

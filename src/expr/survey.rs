@@ -6,7 +6,7 @@ use rhai::{AST, ASTFlags, ASTNode, Expr as Node, Position, Stmt};
 
 use super::library::TEXT_FUNCTIONS;
 use super::rhai::{ASSIGNED, CLOSED, OPTIONAL, PACKAGED, place};
-use super::{Mistake, Reference, did_you_mean, functions};
+use super::{Mistake, Reference, did_you_mean, functions, habits};
 
 /// Walks a tree once: which names it reads, which functions it calls.
 #[derive(Default)]
@@ -66,10 +66,24 @@ impl Survey {
             }
             let builtin = PACKAGED.iter().copied().chain(functions::ALL.iter().map(|function| function.name));
             let all = builtin.chain(TEXT_FUNCTIONS.iter().copied()).chain(own.iter().copied());
-            let message = format!("there is no function `{name}`{}", did_you_mean(&name, all));
+            let hint = match habits::function(&name, |ours| all.clone().any(|known| known == ours)) {
+                Some(ours) => format!("; did you mean `{ours}`?"),
+                None => did_you_mean(&name, all),
+            };
+            let message = format!("there is no function `{name}`{hint}");
             return Err(Mistake { message, line, column });
         }
         references.retain(|reference| !locals.contains(&reference.root));
+        let of_habit =
+            |reference: &&Reference| reference.path.is_empty() && habits::named(&reference.root).is_some();
+        if let Some(Reference { root, line, column, .. }) = references.iter().find(of_habit) {
+            let meant = habits::named(root).unwrap_or_default();
+            return Err(Mistake {
+                message: format!("there is no `{root}`: {meant}"),
+                line: *line,
+                column: *column,
+            });
+        }
         references.sort_by_key(|reference| (reference.line, reference.column));
         references.dedup();
         Ok(Survey { references, is_deep, ..Survey::default() })

@@ -44,7 +44,7 @@ fn what_can_be_no_list_is_refused() {
 "), @r##"
     3:39 `for_each` must be a list, and this is `3`
         for so many times: for_each: "1..=3"
-    4:40 invalid character: 'linux'
+    4:40 this is not how rhai writes it: texts stand in double quotes
     5:39 `for_each` must be a list, and this is `true`
         a list of one: for_each: [...]
     6:44 `os` of `for_each` must be a list, or one `{{ }}` that gives one
