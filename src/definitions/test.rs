@@ -333,6 +333,16 @@ fn misnamed(name: &str) -> Option<(String, Option<String>)> {
     None
 }
 
+/// Of which triggers an event of a test may be.
+#[derive(Clone, Copy)]
+enum Triggers<'a> {
+    Any,
+    /// Those of the rule at hand: with only one, it need not be said.
+    These(&'a [String]),
+    /// The rule can't be read.
+    Unknown,
+}
+
 struct Reader<'a> {
     sheet: &'a Sheet<'a>,
     world: &'a World<'a>,
@@ -451,8 +461,11 @@ impl Reader<'_> {
             sheet.wrong(node, format!("there is no rule `{name}`"), help);
             return None;
         }
-        let rule = self.kept.rules.get(&name);
-        let triggers = rule.map(|rule| rule.triggers.as_slice()).unwrap_or_default();
+        let triggers = match self.kept.rules.get(&name) {
+            Some(rule) => Triggers::These(&rule.triggers),
+            // Its own mistakes are told; that its cases don't know its trigger would only be noise.
+            None => Triggers::Unknown,
+        };
         let cases = self.cases(table, &RULE_CASE).into_iter().filter_map(|(case, place, name)| {
             let event = case.need("event").and_then(|node| {
                 let event = sheet.table(node, &EVENT)?;
@@ -501,22 +514,22 @@ impl Reader<'_> {
 
     // Events.
 
-    /// The trigger and payload of an event. `triggers` are those of the rule at hand: with only one, it need not be said.
-    fn happening(&self, table: &Table<'_>, triggers: &[String]) -> Option<Happening> {
+    /// The trigger and payload of an event.
+    fn happening(&self, table: &Table<'_>, triggers: Triggers<'_>) -> Option<Happening> {
         let sheet = self.sheet;
         let trigger = match (table.get("trigger"), triggers) {
             (Some(node), _) => {
                 let trigger = self.world.trigger(sheet, node, "trigger");
-                if let Some(trigger) = &trigger
-                    && !triggers.is_empty()
-                    && !triggers.contains(trigger)
+                if let (Some(trigger), Triggers::These(these)) = (&trigger, triggers)
+                    && !these.contains(trigger)
                 {
-                    let message = format!("the rule is not for {trigger}, but for {}", triggers.join(", "));
+                    let message = format!("the rule is not for {trigger}, but for {}", these.join(", "));
                     sheet.wrong(node, message, None);
                 }
                 trigger
             }
-            (None, [only]) => Some(only.clone()),
+            (None, Triggers::These([only])) => Some(only.clone()),
+            (None, Triggers::Unknown) => None,
             (None, _) => table.need("trigger").map(|_| String::new()),
         };
         let (payload, at) = match (table.get("payload"), table.get("file")) {
@@ -596,7 +609,7 @@ impl Reader<'_> {
         for node in nodes {
             let Some(table) = sheet.table(node, &TIMED_EVENT) else { continue };
             let at = table.span("at").unwrap_or_default();
-            events.extend(self.happening(&table, &[]).map(|event| (at, event)));
+            events.extend(self.happening(&table, Triggers::Any).map(|event| (at, event)));
         }
         events.sort_by_key(|(at, _)| *at);
         let entries =

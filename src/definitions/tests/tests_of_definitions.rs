@@ -186,6 +186,14 @@ fn a_payload_stands_in_the_test_or_beside_it_and_fits_its_trigger() {
 }
 
 #[test]
+fn a_rule_that_is_broken_is_told_and_not_its_tests() {
+    let test = "rule: half\ncases:\n  - {name: x, event: {payload: {ref: a}}, expect: {match: true}}\n";
+    let half = ("rules/half.yaml", "trigger: github.push\nwhen: event.ref ==\nrun: w\nwith: {commit: a}\n");
+    let told = read(&[half, ("tests/t.yaml", test)]).1;
+    assert_eq!(told, "2:18 script is incomplete");
+}
+
+#[test]
 fn files_of_tests_have_their_place_and_name() {
     let case = "workflow: w\ncases: [{name: x, input: {commit: a}, expect: {status: succeeded}}]\n";
     assert_eq!(read(&[("tests/t.yml", case)]).1, "1:1 tests end in .yaml [rename it to t.yaml]");
