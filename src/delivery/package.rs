@@ -174,6 +174,8 @@ pub struct Built {
     pub installed_size_kib: u64,
     /// The latest time in it, in seconds since 1970.
     pub time: u64,
+    /// What stands in it otherwise than it was ordered, a sentence each: a name in small letters, a version without its `v`.
+    pub notes: Vec<String>,
     /// What it holds, in order.
     #[serde(skip)]
     pub files: Vec<PackedFile>,
@@ -289,6 +291,7 @@ impl Build {
         }
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
         Ok(Built {
+            notes: self.written_otherwise(&naming),
             path: target,
             format: self.output_type,
             name: naming.name,
@@ -300,6 +303,22 @@ impl Build {
             time,
             files: packed.files,
         })
+    }
+
+    /// What the format spells in its own way: whoever waits for the package under the other name must hear of it.
+    fn written_otherwise(&self, naming: &Naming) -> Vec<String> {
+        let both =
+            [("name", self.name.trim(), &naming.name), ("version", self.version.trim(), &naming.version)];
+        let other = both.into_iter().filter(|(_, ordered, written)| ordered != written);
+        other
+            .map(|(what, ordered, written)| {
+                format!(
+                    "the {what} `{}` is written `{written}`, as {} wants it",
+                    ordered.escape_debug(),
+                    self.output_type
+                )
+            })
+            .collect()
     }
 
     fn target(&self, naming: &Naming, out: &Path) -> Result<PathBuf, Error> {

@@ -437,3 +437,26 @@ fn the_command_line_says_what_is_wrong_and_how_it_is_right() {
             .is_some_and(|ending| ending == "deb"))
     );
 }
+
+#[test]
+fn what_is_written_otherwise_than_it_was_ordered_is_said() {
+    let scratch = scratch();
+    application(&scratch.path().join("app"));
+    let said = |line: &str| {
+        let done = Command::new(env!("CARGO_BIN_EXE_siskin"))
+            .args(line.split(' '))
+            .current_dir(scratch.path())
+            .env("HOME", scratch.path())
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8_lossy(&done.stderr).into_owned()
+    };
+    let said_of_both = said("package build -n My_App -v v1.0 -C app");
+    assert!(
+        said_of_both.contains("the name `My_App` is written `my-app`, as .deb wants it"),
+        "{said_of_both}"
+    );
+    assert!(said_of_both.contains("the version `v1.0` is written `1.0`"), "{said_of_both}");
+    assert_eq!(said("package build -n my-app -v 1.1 -C app"), "");
+}

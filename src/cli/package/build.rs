@@ -685,6 +685,7 @@ fn report(built: &Built, beside: &[(&'static str, PathBuf)], show: Show) -> std:
             "size": built.size,
             "installed_size_kib": built.installed_size_kib,
             "files": built.files,
+            "notes": built.notes,
         });
         for (name, path) in beside {
             made[*name] = json!(path);
@@ -692,6 +693,9 @@ fn report(built: &Built, beside: &[(&'static str, PathBuf)], show: Show) -> std:
         return writeln!(std::io::stdout(), "{made}");
     }
     let mut errors = std::io::stderr();
+    for note in &built.notes {
+        writeln!(errors, "note: {note}")?;
+    }
     if show.verbose || errors.is_terminal() {
         let Built { name, version, architecture, files, .. } = built;
         writeln!(errors, "{name} {version} for {architecture}: {} files, {} bytes", files.len(), built.size)?;

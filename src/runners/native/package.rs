@@ -292,7 +292,11 @@ async fn write(job: &Job, order: Build, out: String) -> Result<Built, Failure> {
             .map_err(|error| Failure::new(format!("`{}` can't be made: {error}", folder.display())))?;
         Ok(order.write_to(&folder.join(out))?)
     };
-    super::blocking(make).await
+    let built = super::blocking(make).await?;
+    for note in &built.notes {
+        job.note(note);
+    }
+    Ok(built)
 }
 
 /// Writes what was asked for beside the package; answers where.
