@@ -22,6 +22,7 @@ pub mod ssh; // other hosts, by the ssh program
 pub mod delivery; // packages, repositories, hosts, rollouts
 pub mod amqp; // the only place that knows AMQP
 pub mod http_client; // what all clients of HTTP have in common
+pub mod byte_range; // one range of bytes, as HTTP asks for it
 pub mod consul; // the only place that knows Consul
 pub mod etcd; // the only place that knows etcd
 pub mod dispatch; // how an attempt reaches a worker
@@ -34,5 +35,6 @@ pub mod sources; // what produces events
 pub mod probes; // what anything may be thrown at, for fuzzers and tests
 pub mod auth; // who may do what
 pub mod api; // JSON over HTTP
+pub mod repositories; // the APT repositories: served, kept valid
 pub mod server; // builds the parts, stops them in reverse order
 pub mod cli; // one file per subcommand

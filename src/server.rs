@@ -27,6 +27,7 @@ use crate::definitions::Files;
 use crate::engine::{Change, Engine, Loaded, Parts, last_in_force};
 use crate::model::Span;
 use crate::process;
+use crate::repositories::{self, Repositories};
 use crate::secrets::Secrets;
 use crate::site::{self, Look, SiteError};
 use crate::sources::Sources;
@@ -138,7 +139,11 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let sources = Sources::new(Arc::clone(&engine));
     tasks.spawn(Arc::clone(&sources).run(stop_intake.clone()));
 
-    let router = api::router(Arc::clone(&engine), Arc::new(auth), sources, stop_intake.clone());
+    let repositories = Repositories::new(Arc::clone(&engine), &data);
+    tasks.spawn(repositories::keep_valid(repositories.clone(), stop_intake.clone()));
+
+    let router = api::router(Arc::clone(&engine), Arc::new(auth), sources, stop_intake.clone())
+        .merge(repositories::router(repositories));
     let server_json = announce(&data, address)?;
     tracing::info!("listening on http://{address}, site {}, data {}", options.site.display(), data.display());
     serve_until_asked(listener, router, &stop_intake).await?;

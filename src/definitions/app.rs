@@ -26,19 +26,35 @@ pub(super) const ENVIRONMENT: Keys = Keys {
         "approvers",
         "bake",
         "check",
+        "balancer",
         "advertise",
         "source_list",
         "window",
     ],
     later: &["notify"],
 };
-pub(super) const HOST: Keys = Keys { of: "a host", built: &["name", "ssh", "root"], later: &[] };
+pub(super) const HOST: Keys = Keys { of: "a host", built: &["name", "ssh", "root", "address"], later: &[] };
 pub(super) const SSH: Keys =
     Keys { of: "`ssh`", built: &["host", "port", "user", "key", "known_hosts", "host_keys"], later: &[] };
 pub(super) const CHECK: Keys =
     Keys { of: "`check`", built: &["script", "tries", "interval", "timeout"], later: &[] };
+pub(super) const CHECK_HTTP: Keys = Keys {
+    of: "`check` over HTTP",
+    built: &["http", "port", "host", "expect", "contains", "tries", "interval", "timeout"],
+    later: &[],
+};
+pub(super) const CHECK_TCP: Keys =
+    Keys { of: "`check` over TCP", built: &["tcp", "tries", "interval", "timeout"], later: &[] };
+pub(super) const CHECK_CONSUL: Keys = Keys {
+    of: "`check` in Consul",
+    built: &["consul", "tag", "address", "datacenter", "tries", "interval", "timeout"],
+    later: &[],
+};
+pub(super) const BALANCER: Keys =
+    Keys { of: "`balancer`", built: &["haproxy", "backend", "server", "drain", "ready"], later: &[] };
 pub(super) const IN_CONSUL: Keys =
     Keys { of: "`advertise` in Consul", built: &["consul", "address", "datacenter"], later: &[] };
+pub(super) const IN_ETCD: Keys = Keys { of: "`advertise` in etcd", built: &["etcd", "address"], later: &[] };
 pub(super) const IN_KV: Keys = Keys { of: "`advertise`", built: &["kv"], later: &[] };
 pub(super) const OF_CONSUL: Keys = Keys {
     of: "`hosts` from Consul",
@@ -119,41 +135,88 @@ fn environment(sheet: &Sheet<'_>, node: &Node, windows: Option<&BTreeSet<String>
     if let Some(check) = table.get("check").and_then(|node| check(sheet, node)) {
         environment.insert("check".to_owned(), check);
     }
+    if let Some(balancer) = table.get("balancer").and_then(|node| balancer(sheet, node)) {
+        environment.insert("balancer".to_owned(), balancer);
+    }
     if let Some(advertise) = table.get("advertise").and_then(|node| advertise(sheet, node)) {
         environment.insert("advertise".to_owned(), advertise);
     }
     Some(Value::Object(environment))
 }
 
-/// Where the version that is to be there is told: a key of Consul, or of Siskin's own store.
+/// Where the version that is to be there is told: a key of Consul, of etcd, or of Siskin's own store.
 fn advertise(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
     let Content::Map(entries) = &node.content else {
-        let help = Some("advertise: {consul: \"{app}::version\"} or {kv: \"{app}/version\"}".to_owned());
+        let help = Some(
+            "advertise: {consul: \"{app}::version\"}, {etcd: \"/{app}/version\"} or {kv: \"{app}/version\"}"
+                .to_owned(),
+        );
         sheet.wrong(node, "`advertise` must say where: a map", help);
         return None;
     };
-    let in_consul = entries.iter().any(|entry| entry.key == "consul");
-    let table = sheet.table(node, if in_consul { &IN_CONSUL } else { &IN_KV })?;
+    let kinds = [("consul", &IN_CONSUL), ("etcd", &IN_ETCD), ("kv", &IN_KV)];
+    let said = kinds.into_iter().find(|(kind, _)| entries.iter().any(|entry| entry.key == *kind));
+    let (kind, keys) = said.unwrap_or(("kv", &IN_KV));
+    let table = sheet.table(node, keys)?;
     let mut advertise = Object::new();
-    for key in ["consul", "address", "datacenter", "kv"] {
+    for key in [kind, "datacenter"] {
         if let Some(node) = table.get(key) {
             advertise.insert(key.to_owned(), json!(sheet.name(node, key)?));
         }
     }
-    if !in_consul {
-        table.need("kv")?;
+    if let Some(node) = table.get("address") {
+        // etcd has several members.
+        let addresses = match (kind, &node.content) {
+            ("etcd", Content::List(items)) => {
+                items.iter().map(|item| sheet.name(item, "address")).collect::<Option<Vec<_>>>()?.join(",")
+            }
+            _ => sheet.name(node, "address")?,
+        };
+        advertise.insert("address".to_owned(), json!(addresses));
     }
+    table.need(kind)?;
     Some(Value::Object(advertise))
 }
 
-/// How a host's health is asked: a shell script, verbatim, or that and how often it is tried.
+/// How a host's health is asked: a shell script, verbatim, or a map that says how, and how often it is tried.
 fn check(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
-    if matches!(node.content, Content::Scalar(_)) {
+    let Content::Map(entries) = &node.content else {
         return sheet.text(node, "check").map(|script| json!({"script": script}));
-    }
-    let table = sheet.table(node, &CHECK)?;
+    };
+    let kinds = [("script", &CHECK), ("http", &CHECK_HTTP), ("tcp", &CHECK_TCP), ("consul", &CHECK_CONSUL)];
+    let Some((kind, keys)) = kinds.into_iter().find(|(kind, _)| entries.iter().any(|entry| entry.key == *kind)) else {
+        let help = Some("check: {http: /health, port: 8080}, {tcp: 8080}, {consul: SERVICE} or {script: ..}".to_owned());
+        sheet.wrong(node, "`check` must say how a host is asked: `http`, `tcp`, `consul` or `script`", help);
+        return None;
+    };
+    let table = sheet.table(node, keys)?;
     let mut check = Object::new();
-    check.insert("script".to_owned(), json!(sheet.text(table.need("script")?, "script")?));
+    let asked = table.need(kind)?;
+    let asked = match kind {
+        "script" => json!(sheet.text(asked, "script")?),
+        "http" => json!(address_to_ask(sheet, asked, table.get("port"))?),
+        "tcp" => json!(port(sheet, asked, "tcp")?),
+        _ => json!(sheet.name(asked, "consul")?),
+    };
+    check.insert(kind.to_owned(), asked);
+    if let Some(node) = table.get("port") {
+        check.insert("port".to_owned(), json!(port(sheet, node, "port")?));
+    }
+    for key in ["host", "contains", "address", "datacenter"] {
+        if let Some(node) = table.get(key) {
+            check.insert(key.to_owned(), json!(sheet.name(node, key)?));
+        }
+    }
+    if let Some(node) = table.get("expect") {
+        let codes: Vec<u32> =
+            sheet.one_or_list(node).iter().filter_map(|node| status(sheet, node)).collect();
+        check.insert("expect".to_owned(), json!(codes));
+    }
+    if let Some(node) = table.get("tag") {
+        let tags: Vec<String> =
+            sheet.one_or_list(node).iter().filter_map(|node| sheet.name(node, "tag")).collect();
+        check.insert("tag".to_owned(), json!(tags));
+    }
     if let Some(tries) = table.get("tries").and_then(|node| sheet.whole(node, "tries", 1)) {
         check.insert("tries".to_owned(), json!(tries));
     }
@@ -163,6 +226,71 @@ fn check(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
         }
     }
     Some(Value::Object(check))
+}
+
+/// The address that a check asks over HTTP: a path on the host, or a whole one.
+fn address_to_ask(sheet: &Sheet<'_>, node: &Node, port: Option<&Node>) -> Option<String> {
+    let text = sheet.name(node, "http")?;
+    let is_whole = text.starts_with("http://") || text.starts_with("https://");
+    if !is_whole && !text.starts_with('/') {
+        let help = Some("http: /health asks the host itself; http: \"https://{name}.example.org/health\" says it all".to_owned());
+        sheet.wrong(node, format!("`http` must be a path or an address, not `{text}`"), help);
+    }
+    if let (true, Some(port)) = (is_whole, port) {
+        sheet.wrong(port, "`port` is for a path; an address has its port in itself", None);
+    }
+    Some(text)
+}
+
+fn port(sheet: &Sheet<'_>, node: &Node, what: &str) -> Option<u32> {
+    let port = sheet.whole(node, what, 1)?;
+    if port > u32::from(u16::MAX) {
+        sheet.wrong(node, format!("`{what}` must be a port: 1 to 65535"), None);
+    }
+    Some(port)
+}
+
+fn status(sheet: &Sheet<'_>, node: &Node) -> Option<u32> {
+    let code = sheet.whole(node, "expect", 100)?;
+    if code > 599 {
+        sheet.wrong(node, format!("`expect` must be statuses of HTTP such as 200, not {code}"), None);
+    }
+    Some(code)
+}
+
+/// What gives the hosts their traffic: the sockets of HAProxys, and what the hosts are called there.
+fn balancer(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
+    let table = sheet.table(node, &BALANCER)?;
+    let sockets = table.need("haproxy")?;
+    let mut balancer = Object::new();
+    let mut texts = |key: &'static str, node: &Node| -> Vec<String> {
+        let texts: Vec<String> =
+            sheet.one_or_list(node).iter().filter_map(|node| sheet.name(node, key)).collect();
+        if texts.is_empty() {
+            sheet.wrong(node, format!("`{key}` names none"), None);
+        }
+        balancer.insert(key.to_owned(), json!(texts));
+        texts
+    };
+    for socket in texts("haproxy", sockets) {
+        let is_tcp = socket.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if !socket.starts_with('/') && !is_tcp {
+            let help = Some("haproxy: [/run/haproxy/admin.sock, \"lb2.example.org:9999\"]".to_owned());
+            sheet.wrong(sockets, format!("`{socket}` is no socket: the path of one, or HOST:PORT"), help);
+        }
+    }
+    if let Some(node) = table.get("backend") {
+        texts("backend", node);
+    }
+    if let Some(node) = table.get("server") {
+        balancer.insert("server".to_owned(), json!(sheet.name(node, "server")?));
+    }
+    for key in ["drain", "ready"] {
+        if let Some(span) = table.get(key).and_then(|node| sheet.span(node, key)) {
+            balancer.insert(key.to_owned(), json!(span.to_string()));
+        }
+    }
+    Some(Value::Object(balancer))
 }
 
 /// A number of hosts, or a percentage of them.
@@ -310,19 +438,23 @@ fn host(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
     }
     let table = sheet.table(node, &HOST)?;
     let name = sheet.name(table.need("name")?, "name")?;
-    match (table.get("ssh"), table.get("root")) {
-        (None, None) => Some(json!({"name": name, "ssh": {"host": name}})),
+    let mut host = match (table.get("ssh"), table.get("root")) {
+        (None, None) => json!({"name": name, "ssh": {"host": name}}),
         (Some(node), None) => {
             let table = sheet.table(node, &SSH)?;
             let mut found = Object::new();
             found.insert("host".to_owned(), json!(table.text("host").unwrap_or_else(|| name.clone())));
             found.extend(ssh(&table));
-            Some(json!({"name": name, "ssh": found}))
+            json!({"name": name, "ssh": found})
         }
-        (None, Some(node)) => Some(json!({"name": name, "root": sheet.name(node, "root")?})),
+        (None, Some(node)) => json!({"name": name, "root": sheet.name(node, "root")?}),
         (Some(_), Some(root)) => {
             sheet.wrong(root, "a host is reached by `ssh` or is a `root` on this machine, not both", None);
-            None
+            return None;
         }
+    };
+    if let Some(node) = table.get("address") {
+        host["address"] = json!(sheet.name(node, "address")?);
     }
+    Some(host)
 }

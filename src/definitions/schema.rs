@@ -224,8 +224,13 @@ const PAGES: &[Known] = &[
     ("hosts_of_command", &app::OF_COMMAND, FOUND_HOSTS_ROWS),
     ("ssh_of_hosts", &app::COMMON_SSH, SSH_ROWS),
     ("advertise_in_consul", &app::IN_CONSUL, ADVERTISE_ROWS),
+    ("advertise_in_etcd", &app::IN_ETCD, ADVERTISE_ROWS),
     ("advertise_in_kv", &app::IN_KV, ADVERTISE_ROWS),
     ("host_check", &app::CHECK, HOST_CHECK_ROWS),
+    ("host_check_http", &app::CHECK_HTTP, HOST_CHECK_ROWS),
+    ("host_check_tcp", &app::CHECK_TCP, HOST_CHECK_ROWS),
+    ("host_check_consul", &app::CHECK_CONSUL, HOST_CHECK_ROWS),
+    ("balancer", &app::BALANCER, BALANCER_ROWS),
     ("siskin", &site::SITE, SITE_ROWS),
     ("retention", &site::RETENTION, RETENTION_ROWS),
     ("user", &site::USER, USER_ROWS),
@@ -569,10 +574,21 @@ const ENVIRONMENT_ROWS: &[Row] = &[
     ("max_unavailable", Share, "How many may be away: a number or a percentage."),
     ("approvers", TEXT_OR_TEXTS, "Who may agree to a deployment."),
     ("bake", Span, "How long it is watched."),
-    ("check", Or(&[Text, Page("host_check")]), "A script that says whether a host is well."),
+    (
+        "check",
+        Or(&[
+            Text,
+            Page("host_check"),
+            Page("host_check_http"),
+            Page("host_check_tcp"),
+            Page("host_check_consul"),
+        ]),
+        "What says whether a host is well: a script, or what is asked of it.",
+    ),
+    ("balancer", Page("balancer"), "What gives its hosts their traffic."),
     (
         "advertise",
-        Or(&[Page("advertise_in_consul"), Page("advertise_in_kv")]),
+        Or(&[Page("advertise_in_consul"), Page("advertise_in_etcd"), Page("advertise_in_kv")]),
         "Where the version that is to be there is told.",
     ),
     ("source_list", Text, "The file in /etc/apt/sources.list.d."),
@@ -582,6 +598,7 @@ const HOST_ROWS: &[Row] = &[
     ("name", Text, "!Its name."),
     ("ssh", Page("ssh"), "How it is reached."),
     ("root", Text, "A folder on this machine that stands for a host."),
+    ("address", Text, "Where what runs on it is reached, when that is not where ssh goes."),
 ];
 const SSH_ROWS: &[Row] = &[
     ("host", Text, "Its address."),
@@ -594,8 +611,9 @@ const SSH_ROWS: &[Row] = &[
 /// `{app}` and `{environment}` in the key are their names.
 const ADVERTISE_ROWS: &[Row] = &[
     ("consul", Text, "!A key of Consul's store."),
+    ("etcd", Text, "!A key of etcd."),
     ("kv", Text, "!A key of Siskin's own store."),
-    ("address", Text, "Where Consul is."),
+    ("address", TEXT_OR_TEXTS, "Where Consul is, or the members of etcd."),
     ("datacenter", Text, "Which of its datacenters."),
 ];
 /// Hosts that are found when a step begins.
@@ -614,9 +632,26 @@ const FOUND_HOSTS_ROWS: &[Row] = &[
 ];
 const HOST_CHECK_ROWS: &[Row] = &[
     ("script", Text, "!The script, verbatim."),
+    ("http", Text, "!A path on the host, or an address; {name} and {address} in it are the host's."),
+    ("port", Whole(1), "Of the path; 80 when not said."),
+    ("host", Text, "What the request calls the host."),
+    ("expect", Or(&[Whole(100), ListOf(&Whole(100))]), "The right statuses; every 2xx when not said."),
+    ("contains", Text, "What the body must hold."),
+    ("tcp", Whole(1), "!A port that takes connections."),
+    ("consul", Text, "!A service whose instance on the host must pass."),
+    ("tag", TEXT_OR_TEXTS, "The tags of its instances."),
+    ("address", Text, "Where Consul is."),
+    ("datacenter", Text, "Which of its datacenters."),
     ("tries", Whole(1), "How often it is tried."),
     ("interval", Span, "How long between two tries."),
     ("timeout", Span, "How long one may take."),
+];
+const BALANCER_ROWS: &[Row] = &[
+    ("haproxy", TEXT_OR_TEXTS, "!Runtime sockets of HAProxys: paths, or HOST:PORT."),
+    ("backend", TEXT_OR_TEXTS, "The backends that have the hosts; {app} is its name, and what is meant when nothing is said."),
+    ("server", Text, "What a host is called there; {host} is its name, and what is meant when nothing is said."),
+    ("drain", Span, "How long sessions may take to end; 30s when not said."),
+    ("ready", Span, "How long HAProxy may take to hold a host for up again; 1m when not said."),
 ];
 
 const SITE_ROWS: &[Row] = &[

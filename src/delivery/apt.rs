@@ -11,9 +11,11 @@
 mod disk;
 mod generation;
 mod index;
+mod places;
 mod plan;
 mod pool;
 mod publish;
+mod rotate;
 mod sign;
 mod suite;
 mod verify;
@@ -26,11 +28,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use disk::{Steps, Unhindered};
+pub use places::{Place, find as find_place, places};
+pub use rotate::Rotation;
 pub use sign::{Key, Public};
 pub use verify::Report;
 
 use crate::delivery::deb;
-use crate::model::Span;
+use crate::model::{Span, Timestamp};
 
 /// Why a repository was not changed, or could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -220,6 +224,17 @@ impl Repository {
     /// The suites that have been published, by name.
     pub fn suites(&self) -> Result<Vec<String>, Error> {
         suite::names(&self.root)
+    }
+
+    /// The suites of which half of the time is over for which clients believe them, and those that ought to have a limit and have none.
+    pub fn due(&self, now: Timestamp) -> Result<Vec<String>, Error> {
+        let mut due = Vec::new();
+        for name in self.suites()? {
+            if suite::is_half_over(&self.root, &name, self.settings.valid_for, now)? {
+                due.push(name);
+            }
+        }
+        Ok(due)
     }
 
     /// The packages of one suite, or of all.

@@ -5,8 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
+use futures::future::BoxFuture;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::host_lock;
 use crate::delivery::deb::control::native_architecture;
 use crate::model::Span;
 use crate::process::{self, Command, Ended, Finished, ProcessError, Stream};
@@ -17,6 +20,8 @@ use crate::ssh::{self, SshError, Target};
 pub struct Host {
     pub name: String,
     pub reach: Reach,
+    /// Where what runs on it is reached: a name or an address of the network.
+    pub address: String,
     /// The file in `sources.list.d` that holds our repository: `apt-get update` is then for it alone. All sources when not said.
     pub source_list: Option<String>,
     /// Held while something is changed on it, so that two changes wait for each other. A root has one of its own.
@@ -35,12 +40,14 @@ pub enum Reach {
 
 impl Host {
     pub fn ssh(name: impl Into<String>, target: Target) -> Host {
-        Host { name: name.into(), reach: Reach::Ssh(target), source_list: None, lock: None }
+        let address = target.host.clone();
+        Host { name: name.into(), reach: Reach::Ssh(target), address, source_list: None, lock: None }
     }
     pub fn root(name: impl Into<String>, directory: impl Into<PathBuf>) -> Host {
         let directory = directory.into();
         let lock = Some(directory.join("var/lib/siskin/lock"));
-        Host { name: name.into(), reach: Reach::Root(directory), source_list: None, lock }
+        let address = "127.0.0.1".to_owned();
+        Host { name: name.into(), reach: Reach::Root(directory), address, source_list: None, lock }
     }
 }
 
@@ -50,19 +57,6 @@ pub struct Install<'a> {
     pub package: &'a str,
     pub version: &'a str,
     pub allow_downgrade: bool,
-    pub timeout: Span,
-}
-
-/// A program on the host that says whether it is well.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// A POSIX shell script; exit status 0 is well. For a root it runs in the root's directory, with `ROOT` set to it.
-    pub script: String,
-    /// How often it is tried before the host counts as ill.
-    pub tries: u32,
-    /// Between two tries.
-    pub interval: Span,
-    /// For each try.
     pub timeout: Span,
 }
 
@@ -77,6 +71,13 @@ pub enum HostError {
     Failed { what: &'static str, said: String, finished: Box<Finished> },
     #[error("after the installation {package} is at {found}, not at {version}")]
     NotInstalled { package: String, version: String, found: String, finished: Box<Finished> },
+    /// What was asked of it, and what came.
+    #[error("the health check failed{}: {said}", of_tries(*.tries))]
+    Ill { tries: u32, said: String },
+    #[error("{package} {version} is not what its sources offer: {offered}; publish it in the suite that the host takes from")]
+    NotOffered { package: String, version: String, offered: String },
+    #[error("another roll or siskin agent works on it, for longer than {limit}: it holds the host's lock; look what is under way there, then try again")]
+    Locked { limit: Span },
     #[error("{what} took longer than {timeout}")]
     TimedOut { what: &'static str, timeout: Span },
     #[error("cancelled")]
@@ -97,6 +98,10 @@ impl HostError {
             _ => None,
         }
     }
+}
+
+fn of_tries(tries: u32) -> String {
+    if tries > 1 { format!(", {tries} tries") } else { String::new() }
 }
 
 /// What each script begins with. `ROOT` is the directory of a root, or empty.
@@ -131,6 +136,10 @@ look() {
         *) standing= ;;
     esac
 }
+only=
+if [ -n "${SOURCE_LIST:-}" ]; then
+    only="-o Dir::Etc::sourcelist=sources.list.d/$SOURCE_LIST -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0"
+fi
 # A dpkg that was killed is taken up where it was, once whoever works there now has ended.
 mend() {
     if [ -z "$(run_dpkg --audit 2>/dev/null)" ] && ! ls "$ROOT/var/lib/dpkg/updates/"* >/dev/null 2>&1; then return; fi
@@ -163,15 +172,28 @@ look
 case $status in
     ?i*) if [ "$version" = "$VERSION" ]; then echo "$PACKAGE $VERSION is installed already"; exit 0; fi ;;
 esac
-only=
-if [ -n "$SOURCE_LIST" ]; then
-    only="-o Dir::Etc::sourcelist=sources.list.d/$SOURCE_LIST -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0"
-fi
 run_apt -o APT::Update::Error-Mode=any $only update || exit
 # Killed in the middle of unpacking, it can only be unpacked again; apt by itself would try to configure it.
 again=
 case $status in ??R) again=--reinstall ;; esac
 run_apt $DOWNGRADE $again install "$PACKAGE=$VERSION"
+"#;
+
+/// Lists the versions that could be installed, after a look at the sources; nothing is changed but what apt knows of them.
+const OFFERED: &str = r#"
+look
+case $status in
+    ?i*) if [ "$version" = "$VERSION" ]; then echo stands; exit 0; fi ;;
+esac
+run_apt -o APT::Update::Error-Mode=any $only update >/dev/null || exit
+apt-cache $only madison "$PACKAGE" 2>/dev/null | while IFS='| ' read -r _ offered _; do printf 'offered %s\n' "$offered"; done
+"#;
+
+/// Holds the host's lock until it is ended, and says so.
+const HOLD: &str = r#"
+take_host_lock 0 2>/dev/null || { echo waiting; take_host_lock "$LIMIT_SECONDS" || exit; }
+echo held
+while :; do sleep 3600 9<&-; done
 "#;
 
 const REMOVE: &str = r#"
@@ -315,16 +337,11 @@ pub async fn install(
     check_package(install.package)?;
     check_version(install.version)?;
     let job = Job { what: "apt-get install", script: INSTALL, timeout: install.timeout, locks: true };
-    let source_list = match (&host.source_list, &host.reach) {
-        (Some(file), _) => file.as_str(),
-        (None, Reach::Root(_) | Reach::SshRoot(..)) => "siskin.list",
-        (None, Reach::Ssh(_)) => "",
-    };
     let env = [
         ("PACKAGE", install.package),
         ("VERSION", install.version),
         ("DOWNGRADE", if install.allow_downgrade { "--allow-downgrades" } else { "" }),
-        ("SOURCE_LIST", source_list),
+        ("SOURCE_LIST", source_list(host)),
     ];
     let finished = run(host, &job, &env, on_line, cancel).await?;
     let found = installed_version(host, install.package, cancel).await?;
@@ -352,38 +369,114 @@ pub async fn remove(
     run(host, &job, &[("PACKAGE", package)], on_line, cancel).await
 }
 
-/// Tries a check until it succeeds, at most as often as it says.
-pub async fn health(
+/// Refuses when the sources of a host do not offer a version, which is not there yet either.
+pub(super) async fn must_be_offered(
     host: &Host,
-    check: &Check,
-    on_line: OnLine<'_>,
+    package: &str,
+    version: &str,
     cancel: &CancellationToken,
-) -> Result<Finished, HostError> {
-    let mut last = None;
-    for number in 0..check.tries.max(1) {
-        if number > 0 {
-            tokio::select! {
-                () = tokio::time::sleep(check.interval.duration()) => {}
-                () = cancel.cancelled() => return Err(HostError::Cancelled),
-            }
-        }
-        match try_health(host, check, on_line, cancel).await {
-            Err(HostError::Cancelled) => return Err(HostError::Cancelled),
-            Err(error) => last = Some(error),
-            Ok(finished) => return Ok(finished),
-        }
+) -> Result<(), HostError> {
+    check_package(package)?;
+    check_version(version)?;
+    let job = Job { what: "apt-get update", script: OFFERED, timeout: Span::minutes(5), locks: true };
+    let env = [("PACKAGE", package), ("VERSION", version), ("SOURCE_LIST", source_list(host))];
+    let finished = run(host, &job, &env, &mut |_, _| {}, cancel).await?;
+    let text = finished.stdout.text();
+    let mut offered: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("offered ")).collect();
+    if offered.contains(&version) || text.trim() == "stands" {
+        return Ok(());
     }
-    Err(last.unwrap_or(HostError::Cancelled))
+    offered.truncate(5);
+    let offered = if offered.is_empty() { "no version of it".to_owned() } else { offered.join(", ") };
+    let (package, version) = (package.to_owned(), version.to_owned());
+    Err(HostError::NotOffered { package, version, offered })
 }
 
-async fn try_health(
+fn source_list(host: &Host) -> &str {
+    match (&host.source_list, &host.reach) {
+        (Some(file), _) => file.as_str(),
+        (None, Reach::Root(_) | Reach::SshRoot(..)) => "siskin.list",
+        (None, Reach::Ssh(_)) => "",
+    }
+}
+
+/// Runs the script of a health check, which must end with 0.
+pub(super) async fn run_check(
     host: &Host,
-    check: &Check,
+    script: &str,
+    timeout: Span,
     on_line: OnLine<'_>,
     cancel: &CancellationToken,
 ) -> Result<Finished, HostError> {
-    let finished = start(host, &check.script, &[], check.timeout, None, on_line, cancel).await?;
-    judge("the health check", check.timeout, finished)
+    let finished = start(host, script, &[], timeout, None, on_line, cancel).await?;
+    judge("the health check", timeout, finished)
+}
+
+/// The lock of a host ([`host_lock`]), held on the host itself by a program there, which ends with this value, with this process, or with the
+/// connection.
+pub struct Held {
+    ends: CancellationToken,
+    holder: BoxFuture<'static, Result<Finished, HostError>>,
+}
+
+/// Takes the lock of a host. When somebody else holds it, `on_wait` is told, and it is waited for as long as `limit` says.
+pub async fn hold(
+    host: &Host,
+    limit: Span,
+    on_wait: &mut (dyn FnMut() + Send),
+    cancel: &CancellationToken,
+) -> Result<Held, HostError> {
+    let (tell, mut told) = watch::channel(Said::Nothing);
+    let ends = cancel.child_token();
+    let mut holder: BoxFuture<'static, _> = Box::pin({
+        let (host, ends) = (host.clone(), ends.clone());
+        async move {
+            let script = format!("{PRELUDE}{}{HOLD}", host_lock::SHELL);
+            let mut on_line = |_: Stream, line: &[u8]| match line {
+                b"waiting" => drop(tell.send(Said::Waiting)),
+                b"held" => drop(tell.send(Said::Held)),
+                _ => (),
+            };
+            let seconds = limit.0.div_ceil(1000).to_string();
+            let env = [("LIMIT_SECONDS", seconds.as_str()), ("PACKAGE", "")];
+            start(&host, &script, &env, Span::hours(24), None, &mut on_line, &ends).await
+        }
+    });
+    loop {
+        tokio::select! {
+            biased;
+            Ok(()) = told.changed() => match *told.borrow_and_update() {
+                Said::Held => return Ok(Held { ends, holder }),
+                Said::Waiting => on_wait(),
+                Said::Nothing => (),
+            },
+            ended = &mut holder => {
+                let finished = ended?;
+                return Err(match finished.ended {
+                    // What `take_host_lock` ends with.
+                    Ended::Code(75) => HostError::Locked { limit },
+                    Ended::Cancelled => HostError::Cancelled,
+                    _ => failed("taking the host's lock", finished),
+                });
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Nothing,
+    Waiting,
+    Held,
+}
+
+impl Held {
+    /// Lets go of the lock; done once it is free.
+    pub async fn release(self) {
+        self.ends.cancel();
+        // However it ended, nobody holds it any more.
+        drop(self.holder.await);
+    }
 }
 
 /// One of the scripts above.

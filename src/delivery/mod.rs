@@ -4,9 +4,13 @@
 //! It promises to refuse before it changes anything, and to leave the old state or the new one when it is killed half-way.
 //! When something is shipped, and to whom, is decided elsewhere.
 
+pub mod advertised;
 pub mod apt;
 pub mod ci;
 pub mod deb;
+pub mod haproxy;
+pub mod health;
+pub mod host_lock;
 pub mod hosts;
 pub mod package;
 pub mod rollout;

@@ -58,9 +58,10 @@ impl Engine {
                 let version = self.store.kv_set(set, Some(audit), now).await?;
                 Ok(Reply::Kv { value: Some(value), version })
             }
-            Request::BeginDeployment { app, environment, version, after } => {
+            Request::BeginDeployment { app, environment, version, after, as_on } => {
                 let unique = format!("{}/{}/{}", key.run, key.step, key.visit);
-                let new = NewDeployment { key: unique, app, environment, version, run: Some(key.run), after };
+                let run = Some(key.run);
+                let new = NewDeployment { key: unique, app, environment, version, run, after, as_on };
                 let stored = match self.store.begin_deployment(new, now).await {
                     Err(StoreError::Conflict(why)) => return Ok(Reply::Refused { why }),
                     other => other?,

@@ -1,4 +1,4 @@
-//! A client of etcd's JSON gateway (`/v3/...`): what keys hold, and how their changes are watched.
+//! A client of etcd's JSON gateway (`/v3/...`): what keys hold, how they are changed, and how their changes are watched.
 //!
 //! Promises: the password and the token travel in the body and header that etcd wants and in nothing else, and no error or `Debug` shows them; every
 //! answer is bounded; nothing waits without end, except for a change. A member that has lost its majority says so in place of being silent. Decides
@@ -231,6 +231,28 @@ impl Client {
         }
     }
 
+    /// Sets a key, or deletes it where there is no value; with `if_at` only when that is its mod revision (0: when it is not there). Whether it was.
+    ///
+    /// # Errors
+    /// As `read`. After `Away` it may have happened.
+    pub async fn change(
+        &self,
+        key: &str,
+        value: Option<&str>,
+        if_at: Option<i64>,
+    ) -> Result<bool, EtcdError> {
+        let name = STANDARD.encode(key);
+        let what = match value {
+            Some(value) => json!({"request_put": {"key": name, "value": STANDARD.encode(value)}}),
+            None => json!({"request_delete_range": {"key": name}}),
+        };
+        let is_as_read = |at: i64| json!({"key": name, "target": "MOD", "result": "EQUAL", "mod_revision": at.to_string()});
+        let compare: Vec<Value> = if_at.into_iter().map(is_as_read).collect();
+        let request = json!({"compare": compare, "success": [what]});
+        let answer: Transacted = self.ask("kv/txn", &request).await?;
+        Ok(answer.succeeded)
+    }
+
     /// Whether anything happened to keys, as a majority of the members knows it.
     ///
     /// # Errors
@@ -411,6 +433,13 @@ struct Range {
     more: bool,
     #[serde(default, deserialize_with = "number")]
     count: i64,
+}
+
+#[derive(Deserialize)]
+struct Transacted {
+    /// What is false is left out.
+    #[serde(default)]
+    succeeded: bool,
 }
 
 #[derive(Deserialize)]

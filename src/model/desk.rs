@@ -31,6 +31,9 @@ pub enum Request {
         /// Refused when a deployment that is newer than this one is there.
         #[serde(default)]
         after: Option<i64>,
+        /// Refused unless this version is what stands on this other environment of the app, by a deployment that is done.
+        #[serde(default)]
+        as_on: Option<String>,
     },
     /// What each host held before, and how far it is.
     UpdateDeployment {

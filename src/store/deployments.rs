@@ -23,6 +23,8 @@ pub struct NewDeployment {
     pub run: Option<RunId>,
     /// Only when nothing newer than this deployment is there.
     pub after: Option<i64>,
+    /// Only when this version is what stands on this other environment of the app.
+    pub as_on: Option<String>,
 }
 
 /// Which deployment of an app on an environment is the newest.
@@ -162,6 +164,9 @@ async fn begin(
     if let Some(after) = new.after {
         refuse_newer(tx, new, after).await?;
     }
+    if let Some(environment) = &new.as_on {
+        refuse_other(tx, new, environment).await?;
+    }
     sql(
         "INSERT INTO deployments (unique_key, app, environment, version, previous, run, status, started_at, hosts)
          VALUES ($1, $2, $3, $4,
@@ -201,6 +206,52 @@ async fn refuse_newer(tx: &mut Connection, new: &NewDeployment, after: i64) -> R
             new.app, new.environment
         ))),
     }
+}
+
+/// Refuses a version that is not what stands on `environment`: the newest deployment there that was not taken back must be of it, and done. One that had
+/// begun already is not looked at again.
+async fn refuse_other(tx: &mut Connection, new: &NewDeployment, environment: &str) -> Result<(), StoreError> {
+    let mut query = Query::new("SELECT id FROM deployments WHERE unique_key = ");
+    query.push_bind(new.key.clone());
+    let begun: Option<i64> = query.fetch_optional(&mut *tx).await?;
+    if begun.is_some() {
+        return Ok(());
+    }
+    let mut query = Query::new(SELECT);
+    query.push(" WHERE app = ").push_bind(new.app.clone());
+    query.push(" AND environment = ").push_bind(environment.to_owned());
+    query.push(" ORDER BY id DESC LIMIT 200");
+    let rows: Vec<Row> = query.fetch_all(&mut *tx).await?;
+    let past: Vec<Deployment> =
+        rows.into_iter().map(|row| read(row).map(|stored| stored.deployment)).collect::<Result<_, _>>()?;
+    let there = past.iter().find(|one| one.status != DeploymentStatus::Restored);
+    let is = |one: &Deployment| one.version == new.version && one.status == DeploymentStatus::Done;
+    if there.is_some_and(is) {
+        return Ok(());
+    }
+    let now = match there {
+        None => "nothing stands there".to_owned(),
+        Some(one) => {
+            let (id, version) = (one.id, &one.version);
+            match one.status {
+                DeploymentStatus::Done => format!("{version} stands there now (deployment {id})"),
+                DeploymentStatus::Rolling => format!("deployment {id} brings {version} there just now"),
+                _ => format!("deployment {id} of {version} failed there"),
+            }
+        }
+    };
+    let own = past.iter().find(|one| one.version == new.version && Some(one.id) != there.map(|there| there.id));
+    let own = match own {
+        None => String::new(),
+        Some(one) if one.status == DeploymentStatus::Restored => {
+            format!("; deployment {} of {} was taken back", one.id, one.version)
+        }
+        Some(one) => format!("; deployment {} of {} was before that", one.id, one.version),
+    };
+    Err(StoreError::Conflict(format!(
+        "{} {} is not what stands on {environment}: {now}{own}; nothing was touched. Bring it to {environment} first, or deploy what is there",
+        new.app, new.version
+    )))
 }
 
 const SELECT: &str = "SELECT id, app, environment, version, previous, run, status, started_at, finished_at, hosts FROM deployments";
@@ -244,6 +295,7 @@ mod tests {
             version: version.to_owned(),
             run: Some(RunId(4)),
             after: None,
+            as_on: None,
         }
     }
 
@@ -289,6 +341,41 @@ mod tests {
         assert_eq!(newest(Newest::NotTakenBack).await, [third.id]);
         let missing = store.update_deployment(99, DeploymentStatus::Done, &json!([]), NOW).await;
         assert_eq!(missing, Err(StoreError::Missing("deployment 99".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn only_what_stands_on_the_canaries_is_promoted() {
+        let (_folder, store) = fresh().await;
+        let canary = async |key: &str, version: &str, status: DeploymentStatus| {
+            let on = NewDeployment { environment: "canary".to_owned(), ..new(key, version) };
+            let id = store.begin_deployment(on, NOW).await.unwrap().deployment.id;
+            store.update_deployment(id, status, &json!([]), NOW).await.unwrap();
+            id
+        };
+        let promote = async |key: &str, version: &str| {
+            let promoted = NewDeployment { as_on: Some("canary".to_owned()), ..new(key, version) };
+            match store.begin_deployment(promoted, NOW).await {
+                Ok(_) => String::new(),
+                Err(StoreError::Conflict(why)) => why,
+                Err(other) => panic!("{other}"),
+            }
+        };
+        assert!(promote("p0", "1.0").await.contains("nothing stands there"));
+        canary("c1", "1.0", DeploymentStatus::Done).await;
+        assert_eq!(promote("p1", "1.0").await, "");
+        assert!(promote("p2", "0.9").await.contains("1.0 stands there now (deployment 1)"));
+        let second = canary("c2", "2.0", DeploymentStatus::Rolling).await;
+        assert!(promote("p3", "2.0").await.contains("brings 2.0 there just now"));
+        assert_eq!(promote("p1", "1.0").await, "", "one that had begun goes on");
+        store.update_deployment(second, DeploymentStatus::Failed, &json!([]), NOW).await.unwrap();
+        assert!(promote("p3", "2.0").await.contains("of 2.0 failed there"));
+        store.update_deployment(second, DeploymentStatus::Restored, &json!([]), NOW).await.unwrap();
+        let why = promote("p3", "2.0").await;
+        assert!(why.contains("1.0 stands there now") && why.contains("of 2.0 was taken back"), "{why}");
+        assert_eq!(promote("p4", "1.0").await, "", "it is back on the canaries");
+        canary("c3", "3.0", DeploymentStatus::Done).await;
+        let why = promote("p5", "1.0").await;
+        assert!(why.contains("3.0 stands there now") && why.contains("of 1.0 was before that"), "{why}");
     }
 
     #[tokio::test]

@@ -346,6 +346,7 @@ mod tests {
             version: "1".to_owned(),
             run: Some(deployed),
             after: None,
+            as_on: None,
         };
         let record = store.begin_deployment(new, NOW).await.unwrap().deployment;
         store.update_deployment(record.id, DeploymentStatus::Done, &json!([]), NOW).await.unwrap();
@@ -370,6 +371,7 @@ mod tests {
                 version: number.to_string(),
                 run: None,
                 after: None,
+                as_on: None,
             };
             let id = store.begin_deployment(new, NOW).await.unwrap().deployment.id;
             let status = if number == 3 { DeploymentStatus::Done } else { DeploymentStatus::Failed };

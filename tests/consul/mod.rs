@@ -1,4 +1,5 @@
-//! The pack `consul`, and hosts that are found in Consul, with a real agent.
+//! The pack `consul`, hosts that are found in Consul, and versions that are advertised elsewhere, with real servers.
 
 mod actions;
+mod advertised_in_etcd;
 mod inventory;

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod apt;
+mod apt_http;
 mod deb;
 mod package;
 mod rpm;
@@ -115,7 +116,7 @@ impl Host {
             "Dir \"{r}/\";\nDir::State::status \"{r}/var/lib/dpkg/status\";\nDir::Etc::Parts \"{r}/etc/apt/apt.conf.d\";\n\
              Dir::Log \"{r}/var/log/apt\";\nAPT::Architecture \"amd64\";\nAPT::Sandbox::User \"\";\n\
              Dpkg::Use-Pty \"false\";\nDPkg::Options {{\"--root={r}\";\"--force-script-chrootless\";\
-             \"--force-not-root\";\"--log={r}/var/log/dpkg.log\";}};\n"
+             \"--force-not-root\";\"--log={r}/var/log/dpkg.log\";}};\nAcquire::http::Proxy \"false\";\n"
         );
         fs::write(root.join("apt.conf"), configuration).unwrap();
         Host { root }
@@ -123,7 +124,12 @@ impl Host {
 
     /// Trusts what `key` signs in a repository.
     fn with_source(self, repository: &Path, suite: &str, key: &Path) -> Host {
-        let line = format!("deb [signed-by={}] file:{} {suite} main\n", key.display(), repository.display());
+        self.with_address(&format!("file:{}", repository.display()), suite, key)
+    }
+
+    /// The same, wherever the repository is.
+    fn with_address(self, address: &str, suite: &str, key: &Path) -> Host {
+        let line = format!("deb [signed-by={}] {address} {suite} main\n", key.display());
         fs::write(self.root.join("etc/apt/sources.list"), line).unwrap();
         self
     }

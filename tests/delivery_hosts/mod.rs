@@ -8,8 +8,9 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use siskin::delivery::hosts::{self, Check, Host, HostError, Install, Reach};
-use siskin::delivery::rollout::{self, Batch, HostResult, Observer, Plan, Previous};
+use siskin::delivery::health::{Check, Http, Question};
+use siskin::delivery::hosts::{self, Host, HostError, Install, Reach};
+use siskin::delivery::rollout::{self, Batch, HostResult, Observer, Plan, Previous, WayBack};
 use siskin::model::Span;
 use siskin::process::Stream;
 use tokio_util::sync::CancellationToken;
@@ -92,6 +93,9 @@ impl Place {
             version: version.into(),
             hosts,
             batch: Batch::Hosts(1),
+            max_unavailable: None,
+            ill: Vec::new(),
+            traffic: None,
             allow_downgrade: false,
             health: None,
             timeout: Span::minutes(2),
@@ -271,22 +275,16 @@ async fn hosts_go_back_to_what_they_had_newest_first_and_over_failures() {
     let mut previous = rolled.previous;
     previous.push(Previous { host: "gone".into(), package: "demo".into(), version: None });
     let notes = Notes::default();
-    let restored =
-        rollout::restore(&previous, &hosts, Span::minutes(1), &notes, &CancellationToken::new()).await;
+    let way = WayBack { previous, hosts: hosts.clone(), timeout: Span::minutes(1), traffic: None, health: None };
+    let restored = rollout::restore(&way, &notes, &CancellationToken::new()).await;
     assert_eq!(*notes.done.lock().unwrap(), ["gone", "h2", "h1"]);
     assert_eq!(restored.hosts.iter().map(|host| host.ok).collect::<Vec<_>>(), [false, true, true]);
     assert!(!restored.ok && restored.error.unwrap().contains("no host called gone"));
     assert_eq!((installed(&hosts[0]).await.as_deref(), installed(&hosts[1]).await), (Some("1.0"), None));
     assert_eq!(restored.hosts[2].from.as_deref(), Some("2.0"));
     // Again changes nothing.
-    let again = rollout::restore(
-        &previous[..2],
-        &hosts,
-        Span::minutes(1),
-        &Notes::default(),
-        &CancellationToken::new(),
-    )
-    .await;
+    let again = WayBack { previous: way.previous[..2].to_vec(), ..way };
+    let again = rollout::restore(&again, &Notes::default(), &CancellationToken::new()).await;
     assert!(again.ok, "{:?}", again.error);
 }
 
@@ -295,7 +293,7 @@ async fn a_health_check_is_retried_and_decides() {
     let Some(place) = place() else { return };
     let host = place.host("h1");
     let check = |script: &str, tries| Check {
-        script: script.into(),
+        question: Question::Script(script.into()),
         tries,
         interval: Span(10),
         timeout: Span::seconds(20),
@@ -371,4 +369,127 @@ async fn two_changes_of_one_host_wait_for_each_other() {
         assert!(matches!(ended, Ok(_) | Err(HostError::NotInstalled { .. })), "{ended:?}");
     }
     assert!(installed(&host).await.is_some());
+}
+
+/// A health check over HTTP or TCP that is tried twice.
+fn asked(question: Question) -> Option<Check> {
+    Some(Check { question, tries: 2, interval: Span(10), timeout: Span::seconds(5) })
+}
+
+#[tokio::test]
+async fn a_host_is_asked_over_http_and_tcp_and_the_error_says_what_was_asked_and_what_came() {
+    use axum::http::{HeaderMap, StatusCode};
+    let Some(place) = place() else { return };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let app = axum::Router::new().fallback(async |headers: HeaderMap| match headers["host"].to_str() {
+        Ok("shop.example.org") => (StatusCode::OK, "all is well"),
+        _ => (StatusCode::MISDIRECTED_REQUEST, "which shop?"),
+    });
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let host = place.host("h1");
+    let http = |host: Option<&str>, contains: Option<&str>| {
+        let (host, contains) = (host.map(str::to_owned), contains.map(str::to_owned));
+        asked(Question::Http(Http { url: "/health".into(), port: Some(port), host, expect: Vec::new(), contains }))
+    };
+    let with = async |health: Option<Check>| roll(&Plan { health, ..place.plan("1.0", vec![host.clone()]) }).await;
+    let well = with(http(Some("shop.example.org"), Some("well"))).await;
+    assert!(well.ok, "{:?}", well.error);
+    assert_eq!(with(asked(Question::Tcp(port))).await.error, None);
+    let url = format!("GET http://127.0.0.1:{port}/health");
+    let ill = with(http(None, None)).await.error.unwrap();
+    let came = "answered 421 Misdirected Request: which shop?; 2xx was wanted";
+    assert_eq!(ill, format!("h1: the health check failed, 2 tries: {url} {came}"));
+    let ill = with(http(Some("shop.example.org"), Some("ready"))).await.error.unwrap();
+    assert!(ill.contains("but the body does not hold `ready`: all is well"), "{ill}");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let ill = with(asked(Question::Tcp(closed))).await.error.unwrap();
+    assert!(ill.contains(&format!("127.0.0.1:{closed} takes no connection")), "{ill}");
+}
+
+#[tokio::test]
+async fn a_version_that_the_sources_do_not_offer_is_refused_before_anything() {
+    let Some(place) = place() else { return };
+    let host = place.host("h1");
+    let look = async |version: &str| {
+        let plan = place.plan(version, vec![host.clone()]);
+        rollout::look_first(&plan, &Notes::default(), &CancellationToken::new()).await
+    };
+    assert_eq!(look("1.1").await, Ok(()));
+    let why = look("9.9").await.unwrap_err();
+    assert!(why.starts_with("h1: demo 9.9 is not what its sources offer: 2.0, 1.1, 1.0"), "{why}");
+    // What stands needs no source.
+    install(&host, "1.0", false).await.unwrap();
+    std::fs::remove_dir_all(place.path("repository")).unwrap();
+    assert_eq!(look("1.0").await, Ok(()));
+}
+
+#[tokio::test]
+async fn two_rolls_of_other_packages_never_change_one_host_at_once() {
+    let (Some(place), Some(sshd)) = (place(), sshd::start()) else { return };
+    let local = place.host("h1");
+    let behind = Host { reach: Reach::SshRoot(sshd.target(), place.path("h1")), ..local.clone() };
+    std::fs::write(place.path("h1/hold"), "").unwrap();
+    let first = tokio::spawn({
+        let plan = place.plan("2.0", vec![behind]);
+        async move { roll(&plan).await.error }
+    });
+    place.until_there("h1/holding").await;
+    let notes = std::sync::Arc::new(Notes::default());
+    let second = tokio::spawn({
+        let plan = Plan { key: "other".into(), allow_downgrade: true, ..place.plan("1.0", vec![local.clone()]) };
+        let notes = notes.clone();
+        async move { rollout::roll(&plan, &*notes, &CancellationToken::new()).await.error }
+    });
+    let began = Instant::now();
+    let waits = "h1: waiting: another roll or siskin agent works on this host (at most 20m)";
+    while !notes.lines.lock().unwrap().iter().any(|line| line == waits) {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", notes.lines.lock().unwrap());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(notes.previous.lock().unwrap().is_empty(), "nothing is begun meanwhile");
+    std::fs::remove_file(place.path("h1/hold")).unwrap();
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (None, None));
+    assert_eq!(notes.previous.lock().unwrap()[0][0].version.as_deref(), Some("2.0"));
+    assert_eq!(installed(&local).await.as_deref(), Some("1.0"));
+
+    // Whoever holds it and dies has let go of it.
+    let held = hosts::hold(&local, Span::seconds(1), &mut || (), &CancellationToken::new()).await.unwrap();
+    let refused = hosts::hold(&local, Span::seconds(1), &mut || (), &CancellationToken::new()).await;
+    assert!(matches!(refused, Err(HostError::Locked { .. })));
+    drop(held);
+    hosts::hold(&local, Span::minutes(1), &mut || (), &CancellationToken::new()).await.unwrap().release().await;
+}
+
+#[tokio::test]
+async fn no_more_hosts_are_taken_out_than_may_be_away() {
+    let Some(place) = place() else { return };
+    let hosts: Vec<Host> = ["h1", "h2", "h3", "h4"].map(|name| place.host(name)).into();
+    for host in &hosts {
+        install(host, "1.0", false).await.unwrap();
+    }
+    // h4 was ill before anybody came, and h2 becomes so by the new version.
+    std::fs::write(place.path("h4/ill"), "").unwrap();
+    let check = r#"[ ! -e ill ] || { echo "ill here" >&2; exit 1; }"#;
+    let plan = |most| Plan {
+        batch: Batch::Hosts(3),
+        max_unavailable: Some(most),
+        health: asked(Question::Script(check.into())),
+        ..place.plan("1.1", hosts.clone())
+    };
+    let rolled = roll(&plan(Batch::Hosts(1))).await;
+    assert_eq!(rolled.hosts.iter().map(|host| (host.host.as_str(), host.ok)).collect::<Vec<_>>(), [("h4", false)]);
+    assert_eq!(rolled.untouched, ["h1", "h2", "h3"]);
+
+    std::fs::remove_file(place.path("h4/ill")).unwrap();
+    let beside = Plan { ill: vec!["h5".into()], ..plan(Batch::Percent(40)) };
+    let notes = Notes::default();
+    let rolled = rollout::roll(&Plan { key: "2".into(), ..beside }, &notes, &CancellationToken::new()).await;
+    assert!(rolled.ok, "{:?}", rolled.error);
+    let batches: Vec<usize> = notes.previous.lock().unwrap().iter().map(Vec::len).collect();
+    assert_eq!(batches, [1, 2, 3, 4], "2 of 5 may be away, and h5 is");
+
+    let beside = Plan { ill: vec!["h5".into()], ..plan(Batch::Hosts(1)) };
+    let why = roll(&Plan { key: "3".into(), ..beside }).await.error.unwrap();
+    assert!(why.contains("1 hosts are away already and `max_unavailable` lets 1 be") && why.contains("h5"), "{why}");
 }

@@ -208,12 +208,20 @@ impl Etcd {
 
     /// As `put`, by `root`.
     pub(crate) fn put_as_root(&self, key: &str, value: &str, password: &str) {
-        let granted = self.ask("auth/authenticate", &json!({"name": "root", "password": password}));
         let body = json!({"key": STANDARD.encode(key), "value": STANDARD.encode(value)});
-        let request = client().post(format!("{}/v3/kv/put", self.url()));
+        self.ask_as_root("kv/put", &body, password);
+    }
+
+    /// As `ask`, by `root`.
+    pub(crate) fn ask_as_root(&self, path: &str, body: &Value, password: &str) -> Value {
+        let granted = self.ask("auth/authenticate", &json!({"name": "root", "password": password}));
+        let http = if self.is_tls { self.trusting().unwrap() } else { client() };
+        let request = http.post(format!("{}/v3/{path}", self.url()));
         let answer =
             request.header("Authorization", granted["token"].as_str().unwrap()).body(body.to_string());
-        assert!(answer.send().unwrap().status().is_success());
+        let answer = answer.send().unwrap();
+        assert!(answer.status().is_success());
+        serde_json::from_str(&answer.text().unwrap()).unwrap()
     }
 }
 

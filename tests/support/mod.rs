@@ -5,6 +5,7 @@ pub(crate) mod dice;
 pub(crate) mod etcd;
 pub(crate) mod forge;
 pub(crate) mod jenkins;
+pub(crate) mod packages;
 #[expect(dead_code, reason = "tests of the store use the rest")]
 pub(crate) mod postgres;
 pub(crate) mod publisher;

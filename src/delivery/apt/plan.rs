@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use super::generation::list;
@@ -193,6 +194,39 @@ pub(super) fn select(
         )));
     }
     Ok(chosen)
+}
+
+/// What a suite holds beyond the newest versions of each package. Another suite that has it keeps it.
+pub(super) fn superseded(
+    suites: &Suites,
+    suite: &str,
+    keep: NonZeroUsize,
+    protect: &[Selection],
+) -> Result<Vec<Entry>, Error> {
+    let Some(found) = suites.get(suite) else {
+        return Err(Error::NotFound(format!("there is no suite `{suite}`")));
+    };
+    let mut of_package: BTreeMap<(&str, &str, &str), Vec<&Entry>> = BTreeMap::new();
+    for entry in &found.entries {
+        of_package.entry((&entry.component, entry.name(), entry.architecture())).or_default().push(entry);
+    }
+    let is_protected = |entry: &Entry| {
+        protect.iter().any(|what| {
+            what.name == entry.name() && what.version.as_ref().is_none_or(|version| *version == entry.version)
+        })
+    };
+    let mut over = Vec::new();
+    for entries in of_package.values_mut() {
+        entries.sort_by(|one, other| other.version.cmp(&one.version));
+        over.extend(
+            entries
+                .iter()
+                .skip(keep.get())
+                .filter(|entry| !is_protected(entry))
+                .map(|entry| (*entry).clone()),
+        );
+    }
+    Ok(over)
 }
 
 pub(super) fn is_elsewhere(suites: &Suites, suite: &str, entry: &Entry) -> bool {

@@ -3,13 +3,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
 use super::generation::{KEPT_GENERATIONS, folders_of};
 use super::index::Entry;
-use super::plan::{Candidate, Plan, Suites, examine, find_same, is_elsewhere, packages_below, select};
+use super::plan::{
+    Candidate, Plan, Suites, examine, find_same, is_elsewhere, packages_below, select, superseded,
+};
 use super::sign::{Key, PublicKeys};
 use super::suite;
 use super::{Change, Error, Publish, Repository, Selection, Settings, check_component, check_suite};
@@ -72,6 +75,21 @@ impl Repository {
                 return Err(Error::NotFound(format!("there is no suite `{suite}`")));
             }
             Ok(Plan { sign_again: true, ..Plan::default() })
+        })
+    }
+
+    /// Leaves the `keep` newest versions of each package and architecture in a suite, and what `protect` names.
+    pub fn prune(
+        &self,
+        suite: &str,
+        keep: NonZeroUsize,
+        protect: &[Selection],
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<Change, Error> {
+        check_suite(suite)?;
+        self.change(suite, key, now, |suites| {
+            Ok(Plan { remove: superseded(suites, suite, keep, protect)?, ..Plan::default() })
         })
     }
 
@@ -214,7 +232,7 @@ impl Repository {
     }
 
     /// One at a time. The lock goes with the process that holds it.
-    fn lock(&self) -> Result<Flock<File>, Error> {
+    pub(super) fn lock(&self) -> Result<Flock<File>, Error> {
         let path = self.internal().join("lock");
         let failed = |source: io::Error| Error::Disk { verb: "lock", path: path.clone(), source };
         fs::create_dir_all(self.internal()).map_err(failed)?;
@@ -223,16 +241,16 @@ impl Repository {
     }
 
     /// Another key than the one that clients trust would lock them out, and so would one that has run out.
-    fn check_key(&self, key: &Key, now: Timestamp) -> Result<(), Error> {
+    pub(super) fn check_key(&self, key: &Key, now: Timestamp) -> Result<(), Error> {
         key.check_in_force(now)?;
         let Some(public) = PublicKeys::of(&self.root)? else { return Ok(()) };
-        let known = public.fingerprints();
-        if known.contains(&key.fingerprint()) {
+        let (known, given) = (public.fingerprints(), key.in_force(now));
+        if given.iter().any(|given| known.contains(given)) {
             return Ok(());
         }
         let reason = format!(
-            "its fingerprint is {}, but clients of this repository trust {}",
-            key.fingerprint(),
+            "its fingerprint is {}, but clients of this repository trust {}; restore that key, or rotate from it",
+            given.join(", "),
             known.join(", ")
         );
         Err(Error::Key { path: key.path().to_owned(), reason })

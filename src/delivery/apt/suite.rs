@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::index::{self, Entry};
 use super::{Error, check_name};
 use crate::delivery::deb::Paragraph;
-use crate::model::Timestamp;
+use crate::model::{Span, Timestamp};
 
 /// A published suite.
 pub(super) struct Suite {
@@ -68,6 +68,23 @@ pub(super) fn read(root: &Path, name: &str) -> Result<Option<Suite>, Error> {
         read_packages(&folder.join(&path), &path, &hash, &mut entries)?;
     }
     Ok(Some(Suite { generation, entries, release, architectures, components, date }))
+}
+
+/// Whether half of the time between a suite's date and its `Valid-Until` is over. Without such a line: whether it ought to have one.
+pub(super) fn is_half_over(
+    root: &Path,
+    name: &str,
+    valid_for: Option<Span>,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let path = root.join("dists").join(name).join("Release");
+    let damaged = |reason: String| Error::Damaged { path: path.clone(), reason };
+    let release = Paragraph::parse(&read_text(&path)?).map_err(damaged)?;
+    let date = |field: &str| release.get(field).and_then(index::read_date);
+    Ok(match (date("Date"), date("Valid-Until")) {
+        (Some(from), Some(until)) => from.0 + (until.0 - from.0) / 2 <= now.0,
+        _ => valid_for.is_some(),
+    })
 }
 
 fn read_packages(path: &Path, relative: &str, hash: &str, entries: &mut Vec<Entry>) -> Result<(), Error> {

@@ -3,18 +3,22 @@
 //! | `advertise` | where |
 //! | --- | --- |
 //! | `{consul: KEY, address, datacenter}` | a key of Consul's store |
+//! | `{etcd: KEY, address}` | a key of etcd; members are separated by commas |
 //! | `{kv: KEY}` | a key of Siskin's own |
 //!
-//! `{app}` and `{environment}` in KEY stand for their names.
+//! `{app}` and `{environment}` in KEY stand for their names. Who asks Consul and etcd, and by which certificates, the configuration of the pack says.
 //!
 //! Promises: it is set by compare-and-set before the first host is touched, and what stood there before is noted first (`deploy/ID/advertised` in the KV
 //! store), so that a roll which goes on after a crash, and a way back, know it. Where the roll fails or is taken back, it is put back, unless somebody else
-//! has changed it since: then it is left, and that is said.
+//! has changed it since: then it is left, and that is said. A way back, and a roll with `downgrade`, say first in the key beside it that they are one
+//! (`delivery::advertised`), or agents on the hosts would refuse a lower version; a roll forward takes that word away again.
 
 use super::super::{Failure, Job, object, optional_text};
 use super::consul::Settings;
 use super::core::unexpected;
-use crate::consul::{Client, Wait};
+use crate::consul::{self, Wait};
+use crate::delivery::advertised::{mark_of, version_in};
+use crate::etcd::{self, EtcdError};
 use crate::model::desk::{Reply, Request};
 use crate::model::{Span, Value};
 
@@ -31,6 +35,7 @@ pub(super) struct Advert {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Consul { address: Option<String>, datacenter: Option<String> },
+    Etcd { address: Option<String> },
     Store,
 }
 
@@ -43,7 +48,8 @@ struct Held {
 
 /// A way to where it stands.
 enum Way<'a> {
-    Consul(Client, &'a str),
+    Consul(consul::Client, &'a str),
+    Etcd(etcd::Client, &'a str),
     Store(&'a Job, &'a str),
 }
 
@@ -56,12 +62,16 @@ impl Advert {
     ) -> Result<Option<Advert>, Failure> {
         let Some(map) = value.filter(|value| !value.is_null()) else { return Ok(None) };
         let text = |name: &str| Ok::<_, Failure>(optional_text(map, name)?.map(str::to_owned));
-        let (key, place) = match (text("consul")?, text("kv")?) {
-            (Some(key), None) => {
+        let (key, place) = match (text("consul")?, text("etcd")?, text("kv")?) {
+            (Some(key), None, None) => {
                 (key, Place::Consul { address: text("address")?, datacenter: text("datacenter")? })
             }
-            (None, Some(key)) => (key, Place::Store),
-            _ => return Err(Failure::new("`advertise` says either `consul: KEY` or `kv: KEY`")),
+            (None, Some(key), None) => (key, Place::Etcd { address: text("address")? }),
+            (None, None, Some(key)) => (key, Place::Store),
+            _ => {
+                let message = "`advertise` says one of `consul: KEY`, `etcd: KEY` and `kv: KEY`";
+                return Err(Failure::new(message));
+            }
         };
         let key = key.replace("{app}", app).replace("{environment}", environment);
         if key.is_empty() {
@@ -74,6 +84,7 @@ impl Advert {
     pub(super) fn shown(&self) -> String {
         match self.place {
             Place::Consul { .. } => format!("{} in Consul", self.key),
+            Place::Etcd { .. } => format!("{} in etcd", self.key),
             Place::Store => format!("the key {}", self.key),
         }
     }
@@ -89,6 +100,10 @@ impl Advert {
                 held.version.clone()
             }
         };
+        let goes_back = job.parameters.get("downgrade").and_then(Value::as_bool).unwrap_or(false);
+        if goes_back {
+            way.mark(Some(version)).await?;
+        }
         if held.version.as_deref() == Some(version) {
             return Ok(self.output(before.as_deref(), version));
         }
@@ -97,6 +112,9 @@ impl Advert {
                 "{} was changed by somebody else while this deployment was about to set it to {version}; look who deploys there, and roll again",
                 self.shown()
             )));
+        }
+        if !goes_back {
+            way.mark(None).await?;
         }
         job.note(&format!(
             "advertised {version} in {}; before: {}",
@@ -114,6 +132,9 @@ impl Advert {
         if held.version == before {
             return Ok(());
         }
+        if held.version.as_deref() == Some(version) && before.is_some() {
+            way.mark(before.as_deref()).await?;
+        }
         if held.version.as_deref() != Some(version) || !way.set(before.as_deref(), &held).await? {
             let is = or_nothing(held.version.as_deref());
             job.note(&format!("{} is {is}, which somebody else set: it is left so", self.shown()));
@@ -129,12 +150,73 @@ impl Advert {
     }
 
     async fn way<'a>(&'a self, job: &'a Job) -> Result<Way<'a>, Failure> {
-        let Place::Consul { address, datacenter } = &self.place else {
-            return Ok(Way::Store(job, &self.key));
-        };
-        let client = Settings::of_deploy(job, address.clone(), datacenter.clone())?.client().await?;
-        Ok(Way::Consul(client, &self.key))
+        match &self.place {
+            Place::Store => Ok(Way::Store(job, &self.key)),
+            Place::Consul { address, datacenter } => {
+                let settings = Settings::of_deploy(job, address.clone(), datacenter.clone())?;
+                Ok(Way::Consul(settings.client().await?, &self.key))
+            }
+            Place::Etcd { address } => {
+                let clients = members(job, address.as_deref()).await?;
+                Ok(Way::Etcd(first_that_answers(clients, &self.key).await?, &self.key))
+            }
+        }
     }
+}
+
+impl From<EtcdError> for Failure {
+    fn from(error: EtcdError) -> Failure {
+        Failure::new(error.to_string())
+    }
+}
+
+/// The members of an etcd, asked as the configuration of the pack says.
+async fn members(job: &Job, address: Option<&str>) -> Result<Vec<etcd::Client>, Failure> {
+    let config = &job.work.config;
+    let addresses = address.or(optional_text(config, "etcd_address")?).unwrap_or(etcd::LOCAL);
+    let tls = etcd::Tls {
+        ca: pem(optional_text(config, "etcd_ca")?).await?,
+        identity: pem(optional_text(&job.parameters, "etcd_certificate")?).await?,
+    };
+    let user = optional_text(config, "etcd_user")?;
+    let password = optional_text(&job.parameters, "etcd_password")?;
+    if user.is_some() != password.is_some() {
+        let message = "etcd needs both `etcd_user` and `etcd_password_secret` in `config: {deploy: ..}`";
+        return Err(Failure::new(message));
+    }
+    let client = |address: &str| {
+        let client = etcd::Client::new(address.trim(), &tls)?;
+        Ok(match (user, password) {
+            (Some(user), Some(password)) => client.user(user, password),
+            _ => client,
+        })
+    };
+    addresses.split(',').filter(|address| !address.trim().is_empty()).map(client).collect()
+}
+
+/// What is PEM, or lies in the file that is named.
+async fn pem(said: Option<&str>) -> Result<Option<Vec<u8>>, Failure> {
+    match said.filter(|text| !text.trim().is_empty()) {
+        None => Ok(None),
+        Some(text) if text.contains("-----BEGIN") => Ok(Some(text.as_bytes().to_vec())),
+        Some(path) => {
+            let unreadable =
+                |error| Failure::new(format!("the certificate `{path}` for etcd can't be read: {error}"));
+            tokio::fs::read(path).await.map(Some).map_err(unreadable)
+        }
+    }
+}
+
+/// The first member that knows what a majority knows.
+async fn first_that_answers(clients: Vec<etcd::Client>, key: &str) -> Result<etcd::Client, Failure> {
+    let mut failed = Vec::new();
+    for client in clients {
+        match client.glance(&etcd::Keys::One(key.as_bytes().to_vec())).await {
+            Ok(_) => return Ok(client),
+            Err(error) => failed.push(error.to_string()),
+        }
+    }
+    Err(Failure::new(failed.join("; ")))
 }
 
 impl Way<'_> {
@@ -143,10 +225,17 @@ impl Way<'_> {
             Way::Consul(client, key) => {
                 let answer = client.key(key, &Wait::no()).await?;
                 let at = answer.value.as_ref().map_or(0, |pair| pair.modify_index);
-                let text = answer.value.map(|pair| String::from_utf8_lossy(&pair.value).trim().to_owned());
                 Ok(Held {
-                    version: text.filter(|text| !text.is_empty()),
+                    version: answer.value.and_then(|pair| version_in(&pair.value)),
                     at: i64::try_from(at).unwrap_or(i64::MAX),
+                })
+            }
+            Way::Etcd(client, key) => {
+                let found = client.read(&etcd::Keys::One(key.as_bytes().to_vec()), 1).await?;
+                let pair = found.pairs.into_iter().next();
+                Ok(Held {
+                    at: pair.as_ref().map_or(0, |pair| pair.mod_revision),
+                    version: pair.and_then(|pair| version_in(&pair.value)),
                 })
             }
             Way::Store(job, key) => {
@@ -171,16 +260,42 @@ impl Way<'_> {
                     None => Ok(client.delete(key, cas).await?),
                 }
             }
+            Way::Etcd(client, key) => Ok(client.change(key, version, Some(held.at)).await?),
+            Way::Store(job, key) => keep(job, (*key).to_owned(), version, Some(held.at)).await,
+        }
+    }
+
+    /// Says to which version hosts may go back, or that they may to none.
+    async fn mark(&self, version: Option<&str>) -> Result<(), Failure> {
+        match self {
+            Way::Consul(client, key) => match version {
+                Some(version) => client.set(&mark_of(key), version, None).await.map(drop)?,
+                None => client.delete(&mark_of(key), None).await.map(drop)?,
+            },
+            Way::Etcd(client, key) => drop(client.change(&mark_of(key), version, None).await?),
             Way::Store(job, key) => {
-                let value = version.map_or(Value::Null, Value::from);
-                let (key, if_version) = ((*key).to_owned(), Some(held.at));
-                match job.line.ask(Request::KvSet { key, value, ttl: None, if_version }).await {
-                    Reply::Kv { .. } => Ok(true),
-                    Reply::Refused { .. } => Ok(false),
-                    other => Err(unexpected(other)),
+                let (stands, _) = asked(job, Request::KvGet { key: mark_of(key) }).await?;
+                if version.is_some() || stands.is_some_and(|value| !value.is_null()) {
+                    keep(job, mark_of(key), version, None).await?;
                 }
             }
         }
+        Ok(())
+    }
+}
+
+/// Sets a key of Siskin's own; false when it is not as it was.
+async fn keep(
+    job: &Job,
+    key: String,
+    version: Option<&str>,
+    if_version: Option<i64>,
+) -> Result<bool, Failure> {
+    let value = version.map_or(Value::Null, Value::from);
+    match job.line.ask(Request::KvSet { key, value, ttl: None, if_version }).await {
+        Reply::Kv { .. } => Ok(true),
+        Reply::Refused { .. } => Ok(false),
+        other => Err(unexpected(other)),
     }
 }
 
@@ -226,6 +341,8 @@ mod tests {
         let read = |value: Value| Advert::read(Some(&value), "shop", "canary");
         let in_consul = read(json!({"consul": "{app}::{environment}_version", "address": "http://c:8500"}));
         assert_eq!(in_consul.unwrap().unwrap().shown(), "shop::canary_version in Consul");
+        let in_etcd = read(json!({"etcd": "/{app}/{environment}", "address": "http://e:2379"}));
+        assert_eq!(in_etcd.unwrap().unwrap().shown(), "/shop/canary in etcd");
         let own = read(json!({"kv": "{app}/version"})).unwrap().unwrap();
         assert_eq!(own, Advert { key: "shop/version".to_owned(), place: Place::Store });
         assert_eq!(Advert::read(None, "shop", "canary").unwrap(), None);

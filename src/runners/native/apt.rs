@@ -11,7 +11,7 @@
 use std::path::PathBuf;
 
 use super::super::{Done, Failure, Job, object, optional_text, text_parameter};
-use crate::delivery::apt::{self, Change, Key, Listed, Publish, Repository, Selection};
+use crate::delivery::apt::{self, Change, Key, Listed, Place, Publish, Repository, Selection};
 use crate::model::{Timestamp, Value};
 
 pub(super) async fn publish(job: Job) -> Result<Done, Failure> {
@@ -48,12 +48,11 @@ async fn change(
     job: &Job,
     how: impl FnOnce(&Repository, &Key, Timestamp) -> Result<Change, apt::Error> + Send + 'static,
 ) -> Result<Done, Failure> {
-    let root = configured(job, "repository", "apt")?;
-    let key = configured(job, "key", "keys/apt.asc")?;
+    let place = place(job)?;
     let now = job.now;
     let change = super::blocking(move || -> Result<(Change, PathBuf), Failure> {
-        let repository = Repository::open_or_create(&root)?;
-        let key = Key::for_repository(repository.root(), &key, now)?;
+        let repository = Repository::open_or_create(&place.directory)?;
+        let key = Key::for_repository(repository.root(), &place.key, now)?;
         Ok((how(&repository, &key, now)?, repository.root().to_owned()))
     });
     let (change, root) = change.await?;
@@ -66,14 +65,10 @@ async fn change(
     ])))
 }
 
-/// A path from the pack's configuration, or where it is below the data directory when it says none.
-fn configured(job: &Job, name: &str, usual: &str) -> Result<PathBuf, Failure> {
-    let Some(path) = optional_text(&job.work.config, name)? else { return Ok(job.data.join(usual)) };
-    let path = PathBuf::from(path);
-    match path.is_absolute() {
-        true => Ok(path),
-        false => Err(Failure::new(format!("`config.apt.{name}` of siskin.yaml must be an absolute path"))),
-    }
+/// The repository that the step means.
+fn place(job: &Job) -> Result<Place, Failure> {
+    let name = optional_text(&job.parameters, "repository")?;
+    apt::find_place(&job.work.config, &job.data, name).map_err(Failure::new)
 }
 
 fn note(job: &Job, change: &Change) {

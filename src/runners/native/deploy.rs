@@ -2,24 +2,25 @@
 //!
 //! | action | parameters | does, and gives |
 //! | --- | --- | --- |
-//! | `deploy.roll` | `app`, `version`, `environment`, `downgrade`, `after` | installs the version on all hosts, a batch at a time; `{deployment, changes, hosts}` |
+//! | `deploy.roll` | `app`, `version`, `environment`, `downgrade`, `after`, `as_on` | installs the version on all hosts, a batch at a time; `{deployment, changes, hosts}` |
 //! | `deploy.restore` | `deployment` | gives each host of a deployment what it held before; the same |
 //! | `deploy.check` | `app`, `environment` | runs the environment's health check on its hosts; `{healthy, hosts}` |
 //! | `deploy.hosts` | `app`, `environment` | the hosts that it has now, wherever they are found; `{hosts, count}` |
 //!
 //! Where an app goes stands in its file (`target.rs` reads it). A roll begins by opening the record of its deployment, whose number it reports; what a host
-//! held before is in that record before the host is touched. Killed at any moment and begun again, it finds the same record and goes on.
+//! held before is in that record before the host is touched; what can be known to go wrong is refused before that, and before anything is advertised. Killed at any moment and begun again, it finds the same record and goes on.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::{BoxFuture, join_all};
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Done, Failure, Job, Line, object, say, text_parameter};
+use super::super::{Done, Failure, Job, Line, object, optional_text, say, text_parameter};
 use super::core::unexpected;
 use super::target::Target;
-use crate::delivery::hosts::{self, Host, HostError, Reach};
-use crate::delivery::rollout::{self, HostResult, Observer, Plan, Previous};
+use crate::delivery::health::{self, Well};
+use crate::delivery::hosts::{Host, HostError, Reach};
+use crate::delivery::rollout::{self, HostResult, Observer, Plan, Previous, WayBack};
 use crate::model::desk::{Reply, Request};
 use crate::model::log::Stream;
 use crate::model::release::{Deployment, DeploymentStatus};
@@ -43,37 +44,56 @@ pub(super) async fn roll(job: Job) -> Result<Done, Failure> {
         target.inventory.choose(found, &[])?;
         return Err(Failure::new("there is no host to roll to"));
     }
-    let begin = Request::BeginDeployment { app, environment, version: version.clone(), after };
+    let health = target.health(&job).await?;
+    let as_on = optional_text(&job.parameters, "as_on")?.map(str::to_owned);
+    let begin = Request::BeginDeployment {
+        app: app.clone(),
+        environment,
+        version: version.clone(),
+        after,
+        as_on,
+    };
     let (deployment, known) = deployment(job.line.ask(begin).await)?;
     job.line.progress(object([("deployment", Value::from(deployment.id))])).await?;
     let touched = records_from(&known);
+    let is_begun = !touched.is_empty();
     let touched: Vec<&str> = touched.iter().map(|previous| previous.host.as_str()).collect();
+    let all: Vec<String> = found.iter().map(|found| found.host.name.clone()).collect();
     let hosts = match target.inventory.choose(found, &touched) {
         Ok(hosts) => hosts,
-        Err(failure) => return Err(not_begun(&job, deployment.id, known, failure).await),
+        Err(failure) => return Err(not_begun(&job, &target, deployment, known, failure).await),
     };
+    let ill = all.into_iter().filter(|name| !hosts.iter().any(|host| host.name == *name)).collect();
+    let plan = Plan {
+        // Names this roll and no other, also where a server was set up anew and counts from 1 again.
+        key: format!("deployment {} of {}", deployment.id, deployment.started_at),
+        package: target.package.clone(),
+        version: version.clone(),
+        hosts,
+        batch: target.batch,
+        max_unavailable: target.max_unavailable,
+        ill,
+        traffic: target.balancer.as_ref().map(|balancer| balancer.traffic(&job, &app)),
+        allow_downgrade,
+        health,
+        timeout: HOST_TIMEOUT,
+        known: records_from(&known),
+    };
+    let record = Record::new(&job, deployment.id, Some(version.clone()));
+    // What can be known to go wrong is known before anything is told or touched. A roll that goes on after a crash is past that.
+    if !is_begun && let Err(why) = rollout::look_first(&plan, &record, &job.cancel).await {
+        let failure = told_or(&job.cancel, format!("{why}; no host was touched"));
+        return Err(not_begun(&job, &target, deployment, known, failure).await);
+    }
 
     // What is advertised changes before the first host does: one that is down now finds it there when it is back.
     let advertised = match &target.advert {
         None => Value::Null,
         Some(advert) => match advert.announce(&job, deployment.id, &version).await {
             Ok(advertised) => advertised,
-            Err(failure) => return Err(not_begun(&job, deployment.id, known, failure).await),
+            Err(failure) => return Err(not_begun(&job, &target, deployment, known, failure).await),
         },
     };
-    let plan = Plan {
-        // Names this roll and no other, also where a server was set up anew and counts from 1 again.
-        key: format!("deployment {} of {}", deployment.id, deployment.started_at),
-        package: target.package,
-        version: version.clone(),
-        hosts,
-        batch: target.batch,
-        allow_downgrade,
-        health: target.check,
-        timeout: HOST_TIMEOUT,
-        known: records_from(&known),
-    };
-    let record = Record::new(&job, deployment.id, Some(version.clone()));
     let rolled = rollout::roll(&plan, &record, &job.cancel).await;
     record.keep(&rolled.previous);
     let status = if rolled.ok { DeploymentStatus::Done } else { DeploymentStatus::Failed };
@@ -98,9 +118,22 @@ pub(super) async fn roll(job: Job) -> Result<Done, Failure> {
     Ok(Done::with(output))
 }
 
-/// Records that a deployment failed before a host was touched; why it did, or why that can't be recorded.
-async fn not_begun(job: &Job, id: i64, hosts: Value, failure: Failure) -> Failure {
-    let status = DeploymentStatus::Failed;
+/// Records that a deployment failed before a host was touched, and takes back what an attempt that was killed had told; why it did, or why that can't be
+/// recorded.
+async fn not_begun(
+    job: &Job,
+    target: &Target,
+    deployment: Deployment,
+    hosts: Value,
+    mut failure: Failure,
+) -> Failure {
+    if let Some(advert) = &target.advert
+        && let Err(other) = advert.take_back(job, deployment.id, &deployment.version).await
+    {
+        failure.error.message +=
+            &format!("; and {} could not be put back: {}", advert.shown(), other.error.message);
+    }
+    let (id, status) = (deployment.id, DeploymentStatus::Failed);
     stored(job.line.ask(Request::UpdateDeployment { id, status, hosts }).await).err().unwrap_or(failure)
 }
 
@@ -117,7 +150,10 @@ pub(super) async fn restore(job: Job) -> Result<Done, Failure> {
     let hosts: Vec<Host> = target.inventory.look(&job).await?.into_iter().map(|found| found.host).collect();
     let record = Record::new(&job, id, None);
     record.keep(&previous);
-    let restored = rollout::restore(&previous, &hosts, HOST_TIMEOUT, &record, &job.cancel).await;
+    let traffic = target.balancer.as_ref().map(|balancer| balancer.traffic(&job, &deployment.app));
+    let health = target.health(&job).await?;
+    let way = WayBack { previous, hosts, timeout: HOST_TIMEOUT, traffic, health };
+    let restored = rollout::restore(&way, &record, &job.cancel).await;
     if let Some(error) = restored.error {
         return Err(told_or(&job.cancel, error).showing(record.output()));
     }
@@ -137,7 +173,7 @@ pub(super) async fn check(job: Job) -> Result<Done, Failure> {
     let app = text_parameter(&job.parameters, "app")?;
     let environment = text_parameter(&job.parameters, "environment")?;
     let target = Target::read(&job.apps, app, environment)?;
-    let Some(check) = target.check else {
+    let Some(check) = target.health(&job).await? else {
         job.note(&format!("{environment} of {app} has no `check`, so its hosts count as healthy"));
         return Ok(Done::with(object([("healthy", Value::from(true)), ("hosts", Value::Array(Vec::new()))])));
     };
@@ -149,7 +185,7 @@ pub(super) async fn check(job: Job) -> Result<Done, Failure> {
     let (job, check) = (&job, &check);
     let checks = hosts.iter().map(|host| async move {
         let mut on_line = |stream: Stream, line: &[u8]| say_of(&*job.line, &host.name, stream, line);
-        (host, hosts::health(host, check, &mut on_line, &job.cancel).await)
+        (host, health::ask(host, check, &mut on_line, &job.cancel).await)
     });
     let results = join_all(checks).await;
     if job.cancel.is_cancelled() {
@@ -179,9 +215,9 @@ pub(super) async fn hosts_of(job: Job) -> Result<Done, Failure> {
     Ok(Done::with(object([("hosts", shown.collect()), ("count", Value::from(hosts.len()))])))
 }
 
-fn health_of(host: &Host, result: &Result<crate::process::Finished, HostError>) -> Value {
+fn health_of(host: &Host, result: &Result<Well, HostError>) -> Value {
     let (output, error) = match result {
-        Ok(finished) => (finished.stdout.tail(SHOWN_BYTES), Value::Null),
+        Ok(well) => (well.said.clone(), Value::Null),
         Err(error) => {
             let output =
                 error.finished().map(|finished| finished.stdout.tail(SHOWN_BYTES)).unwrap_or_default();

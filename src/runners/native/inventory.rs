@@ -253,7 +253,9 @@ async fn said_by(job: &Job, command: &[String]) -> Result<String, Failure> {
 
 impl Common {
     fn of_instance(&self, instance: &Instance) -> Result<Host, Failure> {
-        self.of_address(&instance.node, ssh::Target::new(&*instance.address))
+        let mut host = self.of_address(&instance.node, ssh::Target::new(&*instance.address))?;
+        host.address.clone_from(&instance.address);
+        Ok(host)
     }
 
     /// A host by its name and where it is, with what all have in common.
@@ -294,6 +296,11 @@ impl Common {
                 Value::String(text) => self.of_address(text, target::address(text)?),
                 entry => target::host(entry, None).and_then(|host| self.finished(host)),
             };
+            let host = host.and_then(|host| match optional_text(entry, "address") {
+                Ok(Some(address)) if entry.is_object() => Ok(Host { address: address.to_owned(), ..host }),
+                Ok(_) => Ok(host),
+                Err(failure) => Err(failure),
+            });
             let host = host.map_err(|failure| wrong(failure.error.message))?;
             if !names.insert(host.name.clone()) {
                 return Err(wrong(format!("the host `{}` stands there twice", host.name)));

@@ -13,6 +13,7 @@ pub mod forge;
 pub mod jenkins;
 pub mod package;
 mod advert;
+mod balancer;
 mod inventory;
 mod target;
 

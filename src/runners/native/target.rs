@@ -2,26 +2,33 @@
 //!
 //! | key of an environment | meaning |
 //! | --- | --- |
-//! | `hosts` | a map that says where they are found (`inventory.rs`), or a list; an entry is `web1`, `deploy@web1:2222`, or a map: `{name, ssh: {host, port, user, key, known_hosts, host_keys: strict or accept_new}}`, or `{name, root: DIRECTORY}` for a private dpkg root on this machine |
+//! | `hosts` | a map that says where they are found (`inventory.rs`), or a list; an entry is `web1`, `deploy@web1:2222`, or a map: `{name, ssh: {host, port, user, key, known_hosts, host_keys: strict or accept_new}}`, or `{name, root: DIRECTORY}` for a private dpkg root on this machine; `address` says where what runs on it is reached |
 //! | `batch` | how many hosts at once: a number, or a share as `25%`; 1 when not said |
-//! | `check` | a shell script that says whether a host is healthy, by its exit status; or `{script, tries, interval, timeout}` |
+//! | `max_unavailable` | how many hosts may be away at once, those that are ill or without traffic already among them: the same |
+//! | `check` | a shell script that says whether a host is healthy, by its exit status; or `{script}`, `{http, port, host, expect, contains}`, `{tcp}` or `{consul, tag, address, datacenter}`, with `tries`, `interval`, `timeout` |
+//! | `balancer` | what gives the hosts their traffic (`balancer.rs`) |
 //! | `advertise` | where the version that its hosts are to hold is told (`advert.rs`) |
 //! | `source_list` | the file in `sources.list.d` of the hosts that names our repository; all are read when not said |
 //!
 //! The package is called as the app, or as `package` of the app's file says.
 
 use super::advert::Advert;
+use super::balancer::Balancer;
+use super::consul::{Settings, texts};
 use super::inventory::Inventory;
 use crate::delivery::deb;
-use crate::delivery::hosts::{Check, Host, Reach};
+use crate::delivery::health::{Check, Http, Question};
+use crate::delivery::hosts::{Host, Reach};
 use crate::delivery::rollout::Batch;
 use crate::model::{Span, Value};
-use crate::runners::{Failure, optional_text};
+use crate::runners::{Failure, Job, optional_text};
 use crate::ssh;
 
 /// What a check is tried when its file does not say: a service needs a moment after its installation.
 const TRIES: u32 = 3;
 const INTERVAL: Span = Span::seconds(2);
+/// Consul hears of a service only when its agent asks again.
+const TRIES_OF_CONSUL: u32 = 30;
 const CHECK_TIMEOUT: Span = Span::seconds(30);
 
 /// An environment of an app, ready to be rolled to.
@@ -30,11 +37,56 @@ pub(super) struct Target {
     pub(super) package: String,
     pub(super) inventory: Inventory,
     pub(super) batch: Batch,
-    pub(super) check: Option<Check>,
+    pub(super) max_unavailable: Option<Batch>,
+    pub(super) check: Option<Asked>,
+    pub(super) balancer: Option<Balancer>,
     pub(super) advert: Option<Advert>,
 }
 
+/// What is asked of a host, before it is known how Consul is reached.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    kind: Kind,
+    tries: u32,
+    interval: Span,
+    timeout: Span,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Script(String),
+    Http(Http),
+    Tcp(u16),
+    Consul { service: String, tags: Vec<String>, address: Option<String>, datacenter: Option<String> },
+}
+
+impl Asked {
+    /// The check that a job makes.
+    pub(super) async fn check(&self, job: &Job) -> Result<Check, Failure> {
+        let question = match &self.kind {
+            Kind::Script(script) => Question::Script(script.clone()),
+            Kind::Http(http) => Question::Http(http.clone()),
+            Kind::Tcp(port) => Question::Tcp(*port),
+            Kind::Consul { service, tags, address, datacenter } => {
+                let settings = Settings::of_deploy(job, address.clone(), datacenter.clone())?;
+                let (service, tags) = (service.clone(), tags.clone());
+                Question::Consul { client: settings.client().await?, service, tags }
+            }
+        };
+        let Asked { tries, interval, timeout, .. } = *self;
+        Ok(Check { question, tries, interval, timeout })
+    }
+}
+
 impl Target {
+    /// How the health of its hosts is asked, where it says so.
+    pub(super) async fn health(&self, job: &Job) -> Result<Option<Check>, Failure> {
+        match &self.check {
+            None => Ok(None),
+            Some(asked) => asked.check(job).await.map(Some),
+        }
+    }
+
     pub(super) fn read(apps: &Value, app: &str, environment: &str) -> Result<Target, Failure> {
         let Some(file) = apps.get(app) else {
             return Err(Failure::new(format!("there is no app `{app}` here; apps/{app}.yaml describes it")));
@@ -58,8 +110,10 @@ impl Target {
             Ok(Target {
                 package,
                 inventory,
-                batch: batch(found.get("batch"))?,
+                batch: share(found.get("batch"), "batch")?.unwrap_or(Batch::Hosts(1)),
+                max_unavailable: share(found.get("max_unavailable"), "max_unavailable")?,
                 check: check(found.get("check"))?,
+                balancer: Balancer::read(found.get("balancer"), app, environment)?,
                 advert: Advert::read(found.get("advertise"), app, environment)?,
             })
         };
@@ -87,6 +141,9 @@ pub(super) fn host(entry: &Value, source_list: Option<&str>) -> Result<Host, Fai
         Value::Object(_) => host_of_map(entry)?,
         _ => return Err(Failure::new("a host is a name or a map")),
     };
+    if let Some(address) = optional_text(entry, "address")? {
+        host.address = address.to_owned();
+    }
     if let Some(file) = source_list {
         host.source_list = Some(file.to_owned());
     }
@@ -163,51 +220,80 @@ pub(super) fn trust(target: &mut ssh::Target, name: &str, ssh: &Value) -> Result
     Ok(())
 }
 
-fn batch(value: Option<&Value>) -> Result<Batch, Failure> {
-    let wrong = || Failure::new("`batch` must be a number of hosts, or a share of them as 25%");
+fn share(value: Option<&Value>, key: &str) -> Result<Option<Batch>, Failure> {
+    let wrong = || Failure::new(format!("`{key}` must be a number of hosts, or a share of them as 25%"));
     match value {
-        None | Some(Value::Null) => Ok(Batch::Hosts(1)),
+        None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => match text.strip_suffix('%') {
             Some(share) => {
                 share.trim().parse().ok().filter(|share| (1..=100).contains(share)).map(Batch::Percent)
             }
             None => text.trim().parse().ok().filter(|count| *count > 0).map(Batch::Hosts),
         }
-        .ok_or_else(wrong),
+        .ok_or_else(wrong)
+        .map(Some),
         Some(count) => {
             let count =
                 count.as_u64().and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0);
-            count.map(Batch::Hosts).ok_or_else(wrong)
+            count.map(Batch::Hosts).ok_or_else(wrong).map(Some)
         }
     }
 }
 
-fn check(value: Option<&Value>) -> Result<Option<Check>, Failure> {
+fn check(value: Option<&Value>) -> Result<Option<Asked>, Failure> {
     let value = match value {
         None | Some(Value::Null) => return Ok(None),
         Some(value) => value,
     };
-    let usual = |script: &str| Check {
-        script: script.to_owned(),
-        tries: TRIES,
-        interval: INTERVAL,
-        timeout: CHECK_TIMEOUT,
-    };
+    let usual = |kind: Kind| Asked { kind, tries: TRIES, interval: INTERVAL, timeout: CHECK_TIMEOUT };
     if let Value::String(script) = value {
-        return Ok(Some(usual(script)));
+        return Ok(Some(usual(Kind::Script(script.clone()))));
     }
-    let script = optional_text(value, "script")?.ok_or_else(|| Failure::new("`check` needs a `script`"))?;
-    let mut check = usual(script);
-    let span = |name: &str| -> Result<Option<Span>, Failure> {
-        optional_text(value, name)?.map(|text| text.parse().map_err(Failure::new)).transpose()
+    let text = |name: &str| Ok::<_, Failure>(optional_text(value, name)?.map(str::to_owned));
+    let mut check = if let Some(script) = text("script")? {
+        usual(Kind::Script(script))
+    } else if let Some(url) = text("http")? {
+        let port = port(value, "port")?;
+        let (host, contains) = (text("host")?, text("contains")?);
+        usual(Kind::Http(Http { url, port, host, expect: statuses(value)?, contains }))
+    } else if let Some(port) = port(value, "tcp")? {
+        usual(Kind::Tcp(port))
+    } else if let Some(service) = text("consul")? {
+        let tags = texts(value.get("tag"), "tag")?;
+        let kind = Kind::Consul { service, tags, address: text("address")?, datacenter: text("datacenter")? };
+        Asked { tries: TRIES_OF_CONSUL, ..usual(kind) }
+    } else {
+        return Err(Failure::new("`check` needs a `script`, or `http`, `tcp` or `consul`"));
     };
     if let Some(tries) = value.get("tries").filter(|tries| !tries.is_null()) {
         let tries = tries.as_u64().and_then(|tries| u32::try_from(tries).ok()).filter(|tries| *tries > 0);
         check.tries = tries.ok_or_else(|| Failure::new("`tries` of `check` must be a number"))?;
     }
-    check.interval = span("interval")?.unwrap_or(check.interval);
-    check.timeout = span("timeout")?.unwrap_or(check.timeout);
+    check.interval = span(value, "interval")?.unwrap_or(check.interval);
+    check.timeout = span(value, "timeout")?.unwrap_or(check.timeout);
     Ok(Some(check))
+}
+
+/// A span of time in a map, where it is said.
+pub(super) fn span(value: &Value, name: &str) -> Result<Option<Span>, Failure> {
+    optional_text(value, name)?.map(|text| text.parse().map_err(Failure::new)).transpose()
+}
+
+fn port(value: &Value, name: &str) -> Result<Option<u16>, Failure> {
+    let Some(port) = value.get(name).filter(|port| !port.is_null()) else { return Ok(None) };
+    let port = port.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+    port.map(Some).ok_or_else(|| Failure::new(format!("`{name}` of `check` is no port")))
+}
+
+fn statuses(value: &Value) -> Result<Vec<u16>, Failure> {
+    let list = match value.get("expect") {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list.clone(),
+        Some(one) => vec![one.clone()],
+    };
+    let code = |code: &Value| code.as_u64().and_then(|code| u16::try_from(code).ok());
+    let codes: Option<Vec<u16>> = list.iter().map(code).collect();
+    codes.ok_or_else(|| Failure::new("`expect` of `check` must be statuses of HTTP"))
 }
 
 #[cfg(test)]
@@ -258,7 +344,26 @@ mod tests {
     #[test]
     fn one_host_at_a_time_and_no_check_when_nothing_is_said() {
         let target = read(json!({"hosts": ["web1"]})).unwrap();
-        assert_eq!((target.batch, target.check), (Batch::Hosts(1), None));
+        assert_eq!((target.batch, target.check, target.max_unavailable), (Batch::Hosts(1), None, None));
+    }
+
+    #[test]
+    fn a_check_is_a_script_or_what_is_asked_of_the_host_or_of_consul() {
+        let asked = |check: Value| read(json!({"hosts": ["web1"], "check": check})).unwrap().check.unwrap();
+        let http = asked(json!({"http": "/health", "port": 8080, "host": "shop", "expect": [200, 204], "tries": 9}));
+        let Kind::Http(of) = &http.kind else { panic!() };
+        assert_eq!((of.port, of.expect.as_slice(), http.tries), (Some(8080), [200, 204].as_slice(), 9));
+        assert_eq!(asked(json!({"tcp": 80})).kind, Kind::Tcp(80));
+        let consul = asked(json!({"consul": "shop", "tag": ["app"]}));
+        assert_eq!(consul.tries, TRIES_OF_CONSUL);
+        assert!(matches!(consul.kind, Kind::Consul { service, .. } if service == "shop"));
+    }
+
+    #[test]
+    fn a_host_has_an_address_of_its_own_where_that_is_said() {
+        let hosts = json!([{"name": "a", "root": "/srv/a", "address": "127.0.0.2"}, "deploy@web1:2222"]);
+        let Inventory::Named(hosts) = read(json!({"hosts": hosts})).unwrap().inventory else { panic!() };
+        assert_eq!((hosts[0].address.as_str(), hosts[1].address.as_str()), ("127.0.0.2", "web1"));
     }
 
     #[test]
@@ -272,6 +377,10 @@ mod tests {
             (json!({"hosts": ["a"], "batch": "0%"}), "`batch`"),
             (json!({"hosts": ["a"], "check": {}}), "`script`"),
             (json!({"hosts": ["a"], "check": {"script": "true", "timeout": "soon"}}), "duration"),
+            (json!({"hosts": ["a"], "check": {"tcp": 0}}), "no port"),
+            (json!({"hosts": ["a"], "check": {"http": "/", "expect": "ok"}}), "statuses"),
+            (json!({"hosts": ["a"], "max_unavailable": "none"}), "`max_unavailable`"),
+            (json!({"hosts": ["a"], "balancer": {"haproxy": ["here"]}}), "no socket"),
         ] {
             let mistake = read(environment).unwrap_err();
             assert!(mistake.contains(part) && mistake.contains("apps/web_shop.yaml"), "{mistake}");

@@ -1,0 +1,403 @@
+//! The HAProxys that give the hosts of an environment their traffic:
+//!
+//! | key of `balancer` | meaning |
+//! | --- | --- |
+//! | `haproxy` | their runtime sockets: paths, or `HOST:PORT`, reached from where the step is done |
+//! | `backend` | the backends that have the hosts as servers; `{app}` when not said |
+//! | `server` | what a host is called there; `{host}` when not said |
+//! | `drain` | how long its sessions may take to end; 30s when not said. Then it is gone on all the same |
+//! | `ready` | how long HAProxy may take to hold a host for up again; 1m when not said |
+//!
+//! Promises: no HAProxy may be away when a host is taken out for a roll. Who was drained here is noted first (`deploy/out/APP/HOST` in the KV store), so
+//! that whoever comes after a killed or failed attempt gives the host its traffic back. A server that somebody else had drained, or put in maintenance,
+//! stays so, at whatever time they did it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::BoxFuture;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::super::{Failure, Job, Line, optional_text};
+use super::consul::texts;
+use super::core::unexpected;
+use super::target;
+use crate::delivery::haproxy::{Haproxy, HaproxyError, Server, Wanted};
+use crate::delivery::hosts::Host;
+use crate::delivery::rollout::{TakeOut, Traffic};
+use crate::model::desk::{Reply, Request};
+use crate::model::log::Stream;
+use crate::model::{Span, Value};
+
+/// How long sessions may take to end when nobody says it.
+const DRAIN: Span = Span::seconds(30);
+/// How long HAProxy may take to hold a server for up.
+const READY: Span = Span::minutes(1);
+/// Between two looks at a server.
+const LOOK_AGAIN: Span = Span(150);
+/// How long it is known who was drained.
+const NOTED: Span = Span::days(90);
+
+/// What the app's file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Balancer {
+    haproxies: Vec<Haproxy>,
+    backends: Vec<String>,
+    /// With `{host}` for the host's name.
+    server: String,
+    drain: Span,
+    ready: Span,
+}
+
+/// A server of a backend of an HAProxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) haproxy: Haproxy,
+    pub(super) backend: String,
+    pub(super) server: String,
+}
+
+impl Place {
+    /// As it stands in a note: `SOCKET BACKEND/SERVER`.
+    pub(super) fn shown(&self) -> String {
+        format!("{} {}/{}", self.haproxy.shown(), self.backend, self.server)
+    }
+
+    async fn look(&self) -> Result<Server, HaproxyError> {
+        self.haproxy.server(&self.backend, &self.server).await
+    }
+}
+
+impl Balancer {
+    /// Reads `balancer` of an environment.
+    pub(super) fn read(
+        value: Option<&Value>,
+        app: &str,
+        environment: &str,
+    ) -> Result<Option<Balancer>, Failure> {
+        let Some(map) = value.filter(|value| !value.is_null()) else { return Ok(None) };
+        let sockets = texts(map.get("haproxy"), "haproxy")?;
+        if sockets.is_empty() {
+            return Err(Failure::new("`balancer` needs `haproxy`: the runtime sockets of HAProxys"));
+        }
+        let named = |text: &str| text.replace("{app}", app).replace("{environment}", environment);
+        let mut backends = texts(map.get("backend"), "backend")?;
+        if backends.is_empty() {
+            backends.push("{app}".to_owned());
+        }
+        let haproxies = sockets.iter().map(|text| Haproxy::at(text)).collect::<Result<_, _>>();
+        Ok(Some(Balancer {
+            haproxies: haproxies.map_err(|error| Failure::new(error.to_string()))?,
+            backends: backends.iter().map(|text| named(text)).collect(),
+            server: named(optional_text(map, "server")?.unwrap_or("{host}")),
+            drain: target::span(map, "drain")?.unwrap_or(DRAIN),
+            ready: target::span(map, "ready")?.unwrap_or(READY),
+        }))
+    }
+
+    /// Each backend of each HAProxy.
+    pub(super) fn backends(&self) -> impl Iterator<Item = (&Haproxy, &str)> {
+        self.haproxies.iter().flat_map(|haproxy| self.backends.iter().map(move |backend| (haproxy, backend.as_str())))
+    }
+
+    /// What a host is called in HAProxy.
+    pub(super) fn server_of(&self, host: &str) -> String {
+        self.server.replace("{host}", host)
+    }
+
+    fn places(&self, host: &str) -> Vec<Place> {
+        let place = |(haproxy, backend): (&Haproxy, &str)| Place {
+            haproxy: haproxy.clone(),
+            backend: backend.to_owned(),
+            server: self.server_of(host),
+        };
+        self.backends().map(place).collect()
+    }
+
+    /// What a roll or a way back of this job uses.
+    pub(super) fn traffic(&self, job: &Job, app: &str) -> Arc<dyn Traffic> {
+        Arc::new(Balanced {
+            balancer: self.clone(),
+            app: app.to_owned(),
+            line: job.line.clone(),
+            cancel: job.cancel.clone(),
+            ours: Mutex::default(),
+        })
+    }
+}
+
+/// The traffic of an environment, during one attempt.
+struct Balanced {
+    balancer: Balancer,
+    app: String,
+    line: Arc<dyn Line>,
+    cancel: CancellationToken,
+    /// By host: where it was drained by a roll or a way back.
+    ours: Mutex<BTreeMap<String, Vec<Place>>>,
+}
+
+impl Traffic for Balanced {
+    fn look<'a>(&'a self, hosts: &'a [Host]) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            let all = self.all().await?;
+            for place in hosts.iter().flat_map(|host| self.balancer.places(&host.name)) {
+                find(&all, &place).map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        })
+    }
+
+    fn away<'a>(&'a self, hosts: &'a [Host]) -> BoxFuture<'a, Result<BTreeMap<String, String>, String>> {
+        Box::pin(async move {
+            let all = self.all().await?;
+            let mut away = BTreeMap::new();
+            for host in hosts {
+                for place in self.balancer.places(&host.name) {
+                    let server = find(&all, &place).map_err(|error| error.to_string())?;
+                    if !server.is_up() {
+                        away.insert(host.name.clone(), format!("{} is {}", place.shown(), server.shown()));
+                    }
+                }
+            }
+            Ok(away)
+        })
+    }
+
+    fn take_out<'a>(&'a self, host: &'a Host, how: TakeOut) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(self.drain(&host.name, how))
+    }
+
+    fn bring_back<'a>(&'a self, host: &'a Host, wait: bool) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(self.give_back(&host.name, wait))
+    }
+
+    fn stays_out(&self, host: &Host) -> Option<String> {
+        let ours = self.ours();
+        let places: Vec<String> = ours.get(&host.name)?.iter().map(Place::shown).collect();
+        (!places.is_empty()).then(|| format!("drained: {}", places.join(", ")))
+    }
+}
+
+/// The servers of each backend of each HAProxy.
+type All = Vec<(Haproxy, String, Vec<Server>)>;
+
+impl Balanced {
+    async fn all(&self) -> Result<All, String> {
+        let mut all = Vec::new();
+        for (haproxy, backend) in self.balancer.backends() {
+            let servers = haproxy.servers(backend).await.map_err(|error| error.to_string())?;
+            all.push((haproxy.clone(), backend.to_owned(), servers));
+        }
+        Ok(all)
+    }
+
+    fn ours(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Vec<Place>>> {
+        self.ours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, host: &str, text: &str) {
+        self.line.output(Stream::Note, format!("{host}: {text}\n").as_bytes());
+    }
+
+    async fn drain(&self, host: &str, how: TakeOut) -> Result<(), String> {
+        let noted = self.noted(host).await?;
+        if how == TakeOut::IfBegun && noted.is_empty() {
+            return Ok(());
+        }
+        let (mut ours, mut to_drain) = (Vec::new(), Vec::new());
+        for place in self.balancer.places(host) {
+            let is_noted = noted.contains(&place.shown());
+            let server = match place.look().await {
+                Ok(server) => server,
+                Err(error) if how == TakeOut::IfPossible => {
+                    self.note(host, &format!("{error}; going on, since taking the version back matters more"));
+                    if is_noted {
+                        ours.push(place);
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error.to_string()),
+            };
+            match server.wanted {
+                Wanted::Ready => {
+                    to_drain.push(place.clone());
+                    ours.push(place);
+                }
+                // An attempt before this one did it.
+                Wanted::Drain if is_noted => ours.push(place),
+                Wanted::Drain | Wanted::Maint => {
+                    self.note(host, &format!("{} is {} already, and is left so", place.shown(), server.shown()));
+                }
+            }
+        }
+        self.write_note(host, &ours).await?;
+        self.ours().insert(host.to_owned(), ours.clone());
+        for place in &to_drain {
+            if let Err(error) = place.haproxy.set_wanted(&place.backend, &place.server, Wanted::Drain).await {
+                match how {
+                    TakeOut::IfPossible => self.note(host, &error.to_string()),
+                    _ => return Err(error.to_string()),
+                }
+            }
+        }
+        self.wait_for_sessions(host, &ours).await
+    }
+
+    /// Waits until a host has no sessions any more, or has had its time.
+    async fn wait_for_sessions(&self, host: &str, places: &[Place]) -> Result<(), String> {
+        let began = Instant::now();
+        let end = began + self.balancer.drain.duration();
+        for place in places {
+            loop {
+                let Ok(server) = place.look().await else { break };
+                if server.sessions == 0 {
+                    break;
+                }
+                if Instant::now() >= end {
+                    let (count, span) = (server.sessions, self.balancer.drain);
+                    let text = format!("{} still has {count} sessions after {span}; going on", place.shown());
+                    self.note(host, &text);
+                    break;
+                }
+                self.pause().await?;
+            }
+        }
+        if !places.is_empty() {
+            let seconds = began.elapsed().as_secs_f64();
+            self.note(host, &format!("drained {} ({seconds:.1} s)", shown(places)));
+        }
+        Ok(())
+    }
+
+    async fn give_back(&self, host: &str, wait: bool) -> Result<(), String> {
+        let Some(ours) = self.ours().get(host).cloned() else { return Ok(()) };
+        for place in &ours {
+            let server = match place.look().await {
+                Ok(server) => server,
+                Err(error) => return Err(format!("it is well, but does not get its traffic back: {error}")),
+            };
+            match server.wanted {
+                Wanted::Ready => (), // It forgot the drain when it was restarted, or was told so by hand.
+                Wanted::Maint => {
+                    self.note(host, &format!("{} was put in maintenance meanwhile, and is left so", place.shown()));
+                }
+                Wanted::Drain => {
+                    let done = place.haproxy.set_wanted(&place.backend, &place.server, Wanted::Ready).await;
+                    done.map_err(|error| error.to_string())?;
+                }
+            }
+        }
+        if wait && let Err(error) = self.wait_until_up(&ours).await {
+            // Out again, everywhere: what HAProxy holds for ill must not get traffic by and by.
+            for place in &ours {
+                if let Err(error) = place.haproxy.set_wanted(&place.backend, &place.server, Wanted::Drain).await {
+                    self.note(host, &error.to_string());
+                }
+            }
+            return Err(error);
+        }
+        if !ours.is_empty() {
+            self.note(host, &format!("gets traffic again: {}", shown(&ours)));
+        }
+        self.write_note(host, &[]).await?;
+        self.ours().remove(host);
+        Ok(())
+    }
+
+    async fn wait_until_up(&self, places: &[Place]) -> Result<(), String> {
+        let end = Instant::now() + self.balancer.ready.duration();
+        for place in places {
+            loop {
+                let server = place.look().await.map_err(|error| error.to_string())?;
+                if server.is_up() || server.wanted == Wanted::Maint {
+                    break;
+                }
+                if Instant::now() >= end {
+                    let (status, span) = (server.shown(), self.balancer.ready);
+                    return Err(format!("HAProxy does not hold {} for up after {span}: {status}", place.shown()));
+                }
+                self.pause().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn pause(&self) -> Result<(), String> {
+        tokio::select! {
+            () = sleep(LOOK_AGAIN.duration()) => Ok(()),
+            () = self.cancel.cancelled() => Err("cancelled".to_owned()),
+        }
+    }
+
+    fn key(&self, host: &str) -> String {
+        format!("deploy/out/{}/{host}", self.app)
+    }
+
+    /// Where the host was drained by whoever worked on it last, and did not come to the end.
+    async fn noted(&self, host: &str) -> Result<Vec<String>, String> {
+        match self.line.ask(Request::KvGet { key: self.key(host) }).await {
+            Reply::Kv { value, .. } => {
+                let value = value.unwrap_or_default();
+                let servers = value.get("servers").and_then(Value::as_array).cloned().unwrap_or_default();
+                Ok(servers.iter().filter_map(|server| server.as_str().map(str::to_owned)).collect())
+            }
+            other => Err(unexpected(other).error.message),
+        }
+    }
+
+    async fn write_note(&self, host: &str, ours: &[Place]) -> Result<(), String> {
+        let (value, ttl) = match ours {
+            [] => (Value::Null, Span::minutes(1)),
+            ours => (json!({"servers": ours.iter().map(Place::shown).collect::<Vec<_>>()}), NOTED),
+        };
+        let set = Request::KvSet { key: self.key(host), value, ttl: Some(ttl), if_version: None };
+        match self.line.ask(set).await {
+            Reply::Kv { .. } => Ok(()),
+            other => Err(format!("what is drained could not be noted: {}", unexpected(other).error.message)),
+        }
+    }
+}
+
+fn find<'a>(all: &'a All, place: &Place) -> Result<&'a Server, HaproxyError> {
+    let servers = all
+        .iter()
+        .find(|(haproxy, backend, _)| *haproxy == place.haproxy && *backend == place.backend)
+        .map(|(_, _, servers)| servers.as_slice())
+        .unwrap_or_default();
+    servers.iter().find(|server| server.name == place.server).ok_or_else(|| HaproxyError::NoServer {
+        socket: place.haproxy.shown(),
+        backend: place.backend.clone(),
+        server: place.server.clone(),
+        known: match servers {
+            [] => "none".to_owned(),
+            all => all.iter().map(|server| server.name.as_str()).collect::<Vec<_>>().join(", "),
+        },
+    })
+}
+
+fn shown(places: &[Place]) -> String {
+    places.iter().map(Place::shown).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_backend_of_each_haproxy_has_a_host_under_a_name() {
+        let map = json!({"haproxy": ["/run/a.sock", "lb:9999"], "backend": ["{app}_{environment}", "all"], "server": "srv_{host}"});
+        let balancer = Balancer::read(Some(&map), "shop", "canary").unwrap().unwrap();
+        let shown: Vec<String> = balancer.places("web1").iter().map(Place::shown).collect();
+        assert_eq!(
+            shown,
+            ["/run/a.sock shop_canary/srv_web1", "/run/a.sock all/srv_web1", "lb:9999 shop_canary/srv_web1", "lb:9999 all/srv_web1"]
+        );
+        let usual = Balancer::read(Some(&json!({"haproxy": "/a"})), "shop", "x").unwrap().unwrap();
+        assert_eq!(usual.places("h")[0].shown(), "/a shop/h");
+        assert_eq!((usual.drain, usual.ready), (DRAIN, READY));
+        assert!(Balancer::read(Some(&json!({})), "shop", "x").is_err());
+    }
+}
