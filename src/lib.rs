@@ -11,6 +11,7 @@ pub mod definitions; // YAML to checked definitions
 pub mod matching; // which rules an event meets
 pub mod conductor; // what a run does next
 pub mod rehearsal; // the tests of definitions, on simulated time
+pub mod whereabouts; // what the records of deployments say
 // keeping
 pub mod clock; // what time it is
 pub mod store; // the only place that knows SQL
@@ -36,5 +37,6 @@ pub mod probes; // what anything may be thrown at, for fuzzers and tests
 pub mod auth; // who may do what
 pub mod api; // JSON over HTTP
 pub mod repositories; // the APT repositories: served, kept valid
+pub mod agent; // keeps the packages of a target host at the versions that are advertised
 pub mod server; // builds the parts, stops them in reverse order
 pub mod cli; // one file per subcommand

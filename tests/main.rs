@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod agent;
 mod api;
 mod architecture;
 mod authoring;
@@ -9,12 +10,14 @@ mod broker;
 mod check;
 mod cluster;
 mod consul;
+mod containers;
 mod delivery;
 mod delivery_hosts;
 mod demo;
 mod git_and_ssh;
 mod kill;
 mod process;
+mod progressive;
 mod rehearsal;
 mod shipped;
 mod sources;

@@ -14,7 +14,7 @@ use super::problem::{Answer, Problem};
 use super::request::{Body, Fields, Id, Name, Params, Who, idempotency_key};
 use super::runs::created;
 use super::types::{Page, WayBack};
-use crate::model::release::Deployment;
+use crate::model::release::{Deployment, DeploymentStatus};
 use crate::model::{Actor, Object, RunId, Value};
 use crate::store::{DeploymentFilter, Newest, StoredDeployment};
 
@@ -28,6 +28,7 @@ async fn starters(api: &Api, shown: &[&StoredDeployment]) -> Result<Starters, Pr
 
 fn shape(stored: &StoredDeployment, starters: &Starters) -> Value {
     let mut shape = with_starter(&stored.deployment, starters);
+    shape["step"] = json!(stored.step);
     shape["hosts"] = stored.hosts.clone();
     shape
 }
@@ -40,9 +41,20 @@ fn with_starter(deployment: &Deployment, starters: &Starters) -> Value {
 }
 
 pub(super) async fn list(State(api): State<Api>, params: Params) -> Answer<Page<Value>> {
-    let params = params.check(&["app", "environment", "run", "cursor", "limit"])?;
+    let params =
+        params.check(&["app", "environment", "run", "status", "since", "host", "cursor", "limit"])?;
     let limit = params.limit()?;
+    let status = params.text("status").map(|word| {
+        let read = serde_json::from_value::<DeploymentStatus>(json!(word));
+        read.map_err(|_| {
+            let why = format!("`status={word}` is not understood; known are rolling, done, failed, restored");
+            Problem::invalid(vec![why])
+        })
+    });
     let filter = DeploymentFilter {
+        status: status.transpose()?,
+        since: super::figures::moment(&params, "since", api.engine.clock().now())?,
+        host: params.text("host"),
         app: params.text("app"),
         environment: params.text("environment"),
         run: params.parsed("run")?,

@@ -10,10 +10,13 @@ mod definitions;
 mod deployments;
 mod drain;
 mod events;
+mod figures;
 mod health;
 mod holds;
+mod hosts;
 mod kv;
 mod log;
+mod metrics;
 mod plan;
 mod problem;
 mod request;
@@ -69,9 +72,14 @@ pub fn router(
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .with_state(api.clone());
+    let metrics = Router::new()
+        .route("/metrics", get(metrics::show))
+        .layer(middleware::from_fn_with_state(api.clone(), sign_in))
+        .with_state(api.clone());
     Router::new()
         .nest("/api/v1", v1(api))
         .merge(open)
+        .merge(metrics)
         .merge(hooks)
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
@@ -123,9 +131,13 @@ fn v1(api: Api) -> Router {
         .route("/kv/{*key}", get(kv::show).put(kv::set).delete(kv::remove))
         .route("/apps", get(deployments::apps))
         .route("/apps/{app}", get(deployments::app))
+        .route("/apps/{app}/difference", get(figures::difference))
+        .route("/apps/{app}/stats", get(figures::stats))
         .route("/apps/{app}/{environment}/rollback", post(deployments::rollback))
         .route("/deployments", get(deployments::list))
         .route("/deployments/{id}", get(deployments::show))
+        .route("/hosts", get(hosts::list))
+        .route("/hosts/{host}", get(hosts::show))
         .route("/holds", get(holds::list).post(holds::set).delete(holds::end))
         .route("/holds/{what}", delete(holds::end_one))
         .route("/artefacts/{hash}", get(artefacts::show))

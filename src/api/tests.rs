@@ -503,6 +503,7 @@ async fn what_is_defined_is_shown() {
         "apps",
         "users",
         "deployments",
+        "hosts",
         "approvals",
     ] {
         assert!(server.get(&format!("/api/v1/{list}")).await["items"].is_array(), "{list}");

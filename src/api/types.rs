@@ -15,6 +15,7 @@ use crate::model::step::StepState;
 use crate::model::{
     self, ApprovalId, EventId, Object, RunError, RunId, RunStatus, StepStatus, Timestamp, Value,
 };
+use crate::whereabouts::{Figures, Relation, Standing};
 
 /// A page of a list. `next` is the cursor of the page after; null at the end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,6 +121,75 @@ impl From<engine::WayBack> for WayBack {
             warnings: way.warnings,
         }
     }
+}
+
+/// A host with what it holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    pub host: String,
+    pub holds: Vec<Held>,
+}
+
+/// What a host holds of one app on one environment, and whom it has that from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    #[serde(flatten)]
+    pub standing: Standing,
+    /// Who started the run.
+    pub by: Option<String>,
+    /// Of the run at the top.
+    pub rule: Option<String>,
+    pub event: Option<EventId>,
+}
+
+/// What stands on one of two environments.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Side {
+    pub environment: String,
+    pub version: Option<String>,
+    pub deployment: Option<i64>,
+    pub run: Option<RunId>,
+    pub since: Option<Timestamp>,
+    pub commit: Option<String>,
+}
+
+/// A commit that a deployment brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    pub commit: String,
+    /// Its first line, where the event told it.
+    pub message: Option<String>,
+    pub version: String,
+    pub deployment: i64,
+}
+
+/// How two environments of an app differ: `relation` says how `to` stands to `from`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    pub app: String,
+    pub from: Side,
+    pub to: Side,
+    pub relation: Relation,
+    pub since: Option<Timestamp>,
+    /// How many deployments the one has that the other lacks.
+    pub deployments: usize,
+    pub behind_by_seconds: Option<u64>,
+    /// Their versions, oldest first.
+    pub versions: Vec<String>,
+    pub commits: Vec<Commit>,
+    pub compare_url: Option<String>,
+    pub summary: String,
+}
+
+/// How fast and how well an app is delivered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    pub app: String,
+    pub since: Timestamp,
+    pub until: Timestamp,
+    pub environments: BTreeMap<String, Figures>,
+    /// Why not all of the period was looked at.
+    pub bound: Option<String>,
 }
 
 /// The step that a child run works for.
@@ -556,6 +626,9 @@ pub struct PlanChange {
     /// Which keys differ: `+ by`, `- within`, `~ run: a -> b`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub how: Vec<String>,
+    /// What that means elsewhere: which rules start it, what becomes of deliveries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub means: Vec<String>,
     pub broken: bool,
 }
 
@@ -601,6 +674,7 @@ impl Plan {
             file: change.file,
             change: change.change.to_owned(),
             how: change.how,
+            means: change.means,
             broken: change.is_broken,
         };
         let rule = |rule: engine::RuleEffect| PlanRule {

@@ -3,6 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Args;
 use serde_json::json;
 
@@ -11,7 +12,10 @@ use super::inputs::{self, Input};
 use super::run::attend;
 use super::{Client, Screen, ServerArgs, Usage};
 use crate::api::types::{RollbackPlan, Run, WayBack};
-use crate::model::{RunId, Value};
+use crate::model::{RunId, RunStatus, Value};
+
+/// How long a dry run waits for the hosts.
+const PROOF_TIME: &str = "60s";
 
 #[derive(Args, Debug)]
 #[command(
@@ -52,7 +56,7 @@ impl RerunArgs {
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "The old run keeps its status; the undos are a new run. With an app and an environment, the environment goes back to the last version whose run succeeded there, or to the one that --to names.\n\nExamples:\n  siskin rollback 12 --dry-run     what would be undone, in which order\n  siskin rollback 12\n  siskin rollback shop production\n  siskin rollback shop production --to 1.4.2"
+    after_help = "The old run keeps its status; the undos are a new run. With an app and an environment, the environment goes back to the last version whose run succeeded there, or to the one that --to names.\n\nExamples:\n  siskin rollback 12 --dry-run     what would be undone, in which order\n  siskin rollback 12\n  siskin rollback shop production --dry-run     what would go where, and whether the way is open: hosts, package\n  siskin rollback shop production\n  siskin rollback shop production --to 1.4.2"
 )]
 pub(super) struct RollbackArgs {
     /// The run that has ended, or an app
@@ -124,14 +128,20 @@ impl RollbackArgs {
             asked["to"] = json!(to);
         }
         let way: WayBack = client.post(&path, &asked).await?;
-        if self.dry_run && self.json {
-            screen.json(&serde_json::to_value(&way)?)?;
-            return Ok(ExitCode::SUCCESS);
-        }
         if !self.json {
             tell(&way, screen)?;
         }
         if self.dry_run {
+            let proof = prove(&client, &way).await;
+            match (self.json, proof) {
+                (true, proof) => {
+                    let mut shown = serde_json::to_value(&way)?;
+                    shown["proof"] = proof.unwrap_or_else(|why| json!({"problem": why.to_string()}));
+                    screen.json(&shown)?;
+                }
+                (false, Ok(proof)) => tell_proof(&proof, screen)?,
+                (false, Err(why)) => screen.line(format!("  the hosts were not asked: {why}"))?,
+            }
             return Ok(ExitCode::SUCCESS);
         }
         if !self.yes && !agreed(&format!("put {} on {}?", way.to.version, way.environment))? {
@@ -168,6 +178,43 @@ fn tell(way: &WayBack, screen: &mut Screen) -> anyhow::Result<()> {
     for warning in &way.warnings {
         screen.line(format!("  warning: {warning}"))?;
     }
+    Ok(())
+}
+
+/// Has a worker ask the hosts and the repository whether the way is open; nothing is changed.
+async fn prove(client: &Client, way: &WayBack) -> anyhow::Result<Value> {
+    let with = json!({"app": way.app, "environment": way.environment, "to": way.to.version});
+    let asked = json!({"run": "deploy.way_back", "with": with});
+    let run: Run = client.post(&format!("/runs?wait={PROOF_TIME}"), &asked).await?;
+    if run.status == RunStatus::Succeeded {
+        return Ok(run.output);
+    }
+    if run.status.is_final() {
+        let why = run.error.map_or_else(|| run.status.to_string(), |error| error.to_string());
+        bail!("run {}: {why}", run.id);
+    }
+    let waits: Vec<&str> = run.waits.iter().map(|wait| wait.what.as_str()).collect();
+    let why = if waits.is_empty() { String::new() } else { format!(", and waits for {}", waits.join(", ")) };
+    // It would only look later, when nobody reads it any more.
+    client.post::<Value>(&format!("/runs/{}/cancel", run.id), &json!({})).await?;
+    bail!("run {} is {} after {PROOF_TIME}{why}", run.id, run.status)
+}
+
+fn tell_proof(proof: &Value, screen: &mut Screen) -> anyhow::Result<()> {
+    for host in proof["hosts"].as_array().into_iter().flatten() {
+        let text = |name: &str| host[name].as_str().unwrap_or("nothing").to_owned();
+        let line = match host["reachable"] == true {
+            false => format!("{}: no answer: {}", text("name"), text("error")),
+            true => format!("{} answers: holds {}, goes to {}", text("name"), text("holds"), text("to")),
+        };
+        screen.line(format!("  {line}"))?;
+    }
+    for (heading, list) in [("problem", &proof["problems"]), ("warning", &proof["warnings"])] {
+        for text in list.as_array().into_iter().flatten().filter_map(Value::as_str) {
+            screen.line(format!("  {heading}: {text}"))?;
+        }
+    }
+    screen.line(format!("  {}", proof["summary"].as_str().unwrap_or_default()))?;
     Ok(())
 }
 

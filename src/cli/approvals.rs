@@ -102,7 +102,20 @@ fn show(approval: &Approval, screen: &mut Screen) -> anyhow::Result<()> {
         let comment = vote.comment.as_ref().map(|comment| format!(": {comment}")).unwrap_or_default();
         screen.line(format!("{} said {said}{comment}", vote.by))?;
     }
-    for (heading, value) in [("shows", &approval.show), ("asks for", &approval.fields)] {
+    let mut shown = approval.show.clone();
+    // In words first: it is what people ask before they say yes.
+    if let Some(way) = shown.as_object_mut().and_then(|shown| shown.remove("way_back")) {
+        let (summary, proof) = match &way {
+            Value::String(summary) => (summary.as_str(), &Value::Null),
+            proof => (proof["summary"].as_str().unwrap_or("not known"), proof),
+        };
+        let style = if summary.starts_with("ready") { Style::Good } else { Style::Bad };
+        screen.line(format!("way back: {}", screen.paint(style, summary)))?;
+        for problem in proof["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            screen.line(format!("  {problem}"))?;
+        }
+    }
+    for (heading, value) in [("shows", &shown), ("asks for", &approval.fields)] {
         let empty = value.is_null() || value.as_object().is_some_and(|entries| entries.is_empty());
         if !empty {
             screen.line(heading)?;

@@ -1,14 +1,16 @@
 //! `siskin apt`: a signed APT repository in a folder. Needs no server.
 
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::delivery::apt::{self, Change, Error, Key, Publish, Repository, Selection};
+use crate::delivery::apt::{self, Change, Error, Key, Mirror, Publish, Repository, Selection};
 use crate::model::{Span, Timestamp};
 
 /// Publish packages in a signed APT repository.
@@ -26,13 +28,21 @@ pub enum Apt {
     Verify(VerifyArgs),
     /// Sign a suite again with a new date
     Refresh(RefreshArgs),
+    /// Leave only the newest versions of each package in a suite
+    Prune(PruneArgs),
+    /// Let a new key sign beside the old one; with --finish, drop the old one
+    RotateKey(RotateKeyArgs),
+    /// Copy the repository to a web server's directory, here or over ssh
+    Mirror(MirrorArgs),
+    /// Set what the repository keeps to; without options, show it
+    Configure(ConfigureArgs),
     /// Make a damaged suite's index anew from all packages in the pool, removed ones included
     Rebuild(RebuildArgs),
 }
 
 impl Apt {
     /// 0 when it is done, 1 when it failed, 2 when it was asked wrongly.
-    pub fn run(self) -> anyhow::Result<ExitCode> {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
         let done = match self {
             Apt::Publish(args) => args.run(),
             Apt::Promote(args) => args.run(),
@@ -40,6 +50,10 @@ impl Apt {
             Apt::List(args) => args.run(),
             Apt::Verify(args) => args.run(),
             Apt::Refresh(args) => args.run(),
+            Apt::Prune(args) => args.run(),
+            Apt::RotateKey(args) => args.run(),
+            Apt::Mirror(args) => args.run().await,
+            Apt::Configure(args) => args.run(),
             Apt::Rebuild(args) => args.run(),
         };
         match done {
@@ -136,6 +150,7 @@ impl PublishArgs {
         if settings != *repository.settings() {
             repository.configure(settings)?;
         }
+        self.suite.iter().try_for_each(|suite| repository.check_known_suite(suite))?;
         let mut changes = Vec::new();
         for suite in &self.suite {
             let order = Publish { suite, component: &self.component, debs: &self.debs };
@@ -198,6 +213,151 @@ impl RemoveArgs {
             changes.push(repository.remove(what, &self.suite, &key, now())?);
         }
         report(&changes, self.json)
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct PruneArgs {
+    #[command(flatten)]
+    place: Place,
+    #[arg(long, value_name = "SUITE")]
+    suite: String,
+    /// How many versions of each package and architecture stay
+    #[arg(long, value_name = "NUMBER")]
+    keep: NonZeroUsize,
+    /// What stays in any case: what hosts still run
+    #[arg(long, value_name = "NAME[=VERSION]")]
+    protect: Vec<Selection>,
+    #[command(flatten)]
+    signing: Signing,
+    #[arg(long)]
+    json: bool,
+}
+
+impl PruneArgs {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let repository = Repository::open(&self.place.repo)?;
+        let key = self.signing.key(&self.place.repo)?;
+        let change = repository.prune(&self.suite, self.keep, &self.protect, &key, now())?;
+        report(&[change], self.json)
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct RotateKeyArgs {
+    #[command(flatten)]
+    place: Place,
+    /// Drop the old key; it is kept beside the key's file
+    #[arg(long)]
+    finish: bool,
+    /// How long both keys must have signed before the old one is dropped
+    #[arg(long, value_name = "DURATION", default_value = "7d")]
+    overlap: Span,
+    /// The file of the private key [default: keys/apt.asc in SISKIN_DATA or ~/.config/siskin]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+}
+
+impl RotateKeyArgs {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let repository = Repository::open(&self.place.repo)?;
+        let key = self.key.map_or_else(default_key_path, Ok)?;
+        let rotation = match self.finish {
+            false => repository.begin_rotation(&key, now())?,
+            true => repository.finish_rotation(&key, self.overlap, now())?,
+        };
+        let mut out = std::io::stdout().lock();
+        for key in &rotation.keys {
+            writeln!(out, "signed by {key}")?;
+        }
+        if rotation.keys.len() > 1 {
+            writeln!(
+                out,
+                "Let clients fetch {} again, then: siskin apt rotate-key --finish",
+                repository.root().join("key.gpg").display()
+            )?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct MirrorArgs {
+    #[command(flatten)]
+    place: Place,
+    /// A directory, or ssh://[USER@]HOST[:PORT]/PATH
+    #[arg(value_name = "TO")]
+    to: String,
+    /// The private key for ssh; your own keys and agent when not said
+    #[arg(long, value_name = "FILE")]
+    ssh_key: Option<PathBuf>,
+    /// The file of known hosts for ssh; your own when not said
+    #[arg(long, value_name = "FILE")]
+    known_hosts: Option<PathBuf>,
+    #[arg(long)]
+    json: bool,
+}
+
+impl MirrorArgs {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        let repository = Repository::open(&self.place.repo)?;
+        let mirror = Mirror::parse(&self.to, self.ssh_key.as_deref(), self.known_hosts.as_deref())?;
+        let done = Box::pin(repository.mirror(&mirror, &CancellationToken::new())).await?;
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string_pretty(&done)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        for suite in &done.suites {
+            writeln!(out, "shown {suite}")?;
+        }
+        let apt::Mirrored { files_sent, bytes_sent, files_removed, .. } = done;
+        writeln!(out, "{files_sent} files sent ({bytes_sent} bytes), {files_removed} removed")?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What is not said stays as it is.
+#[derive(Args, Debug)]
+pub struct ConfigureArgs {
+    #[command(flatten)]
+    place: Place,
+    #[arg(long, value_name = "TEXT")]
+    origin: Option<String>,
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
+    /// After this long without a publish or refresh, clients no longer believe the index; 0s: never
+    #[arg(long, value_name = "DURATION")]
+    valid_for: Option<Span>,
+    /// How long superseded indexes and removed packages stay for clients that are on their way
+    #[arg(long, value_name = "DURATION")]
+    grace: Option<Span>,
+    /// The only suites that there may be, with commas between; empty: any
+    #[arg(long, value_name = "SUITES")]
+    suites: Option<String>,
+    /// Architectures that have an index even without packages, with commas between
+    #[arg(long, value_name = "ARCHS")]
+    architectures: Option<String>,
+}
+
+impl ConfigureArgs {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let mut repository = Repository::open_or_create(&self.place.repo)?;
+        let mut settings = repository.settings().clone();
+        let words = |text: String| {
+            text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+        };
+        settings.origin = self.origin.unwrap_or(settings.origin);
+        settings.label = self.label.unwrap_or(settings.label);
+        settings.grace = self.grace.unwrap_or(settings.grace);
+        settings.valid_for = self.valid_for.or(settings.valid_for).filter(|span| span.0 > 0);
+        settings.suites = self.suites.map_or(settings.suites, words);
+        settings.architectures = self.architectures.map_or(settings.architectures, words);
+        if settings != *repository.settings() {
+            repository.configure(settings)?;
+        }
+        writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(repository.settings())?)?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 
@@ -336,7 +496,8 @@ mod tests {
     }
 
     fn apt(arguments: &[&str]) -> anyhow::Result<ExitCode> {
-        Line::try_parse_from([&["siskin apt"], arguments].concat()).unwrap().apt.run()
+        let line = Line::try_parse_from([&["siskin apt"], arguments].concat()).unwrap();
+        tokio::runtime::Runtime::new().unwrap().block_on(line.apt.run())
     }
 
     #[test]

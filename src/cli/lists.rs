@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::client::segment;
-use super::screen::ago;
 use super::{Client, Screen, ServerArgs};
-use crate::model::{Timestamp, Value};
+use crate::model::Value;
 
 /// A list: its path, and its columns as heading and field.
 #[derive(Debug)]
@@ -87,69 +86,9 @@ impl ListArgs {
 }
 
 #[derive(Args, Debug)]
-pub(super) struct AppsArgs {
-    /// Show this one, as JSON
-    #[arg(value_name = "APP")]
-    name: Option<String>,
-    /// Print as JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    server: ServerArgs,
-}
-
-impl AppsArgs {
-    pub(super) async fn run(self, screen: &mut Screen) -> anyhow::Result<ExitCode> {
-        let client = Client::find(&self.server)?;
-        if let Some(name) = self.name {
-            let found: Value = client.get(&format!("/apps/{}", segment(&name))).await?;
-            screen.json(&found)?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        let found = client.list("/apps", &[]).await?;
-        if self.json {
-            screen.json(&found)?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        let mut rows = Vec::new();
-        for app in found["items"].as_array().into_iter().flatten() {
-            let name = cell(app, "name");
-            let places = app["deployed"].as_object().into_iter().flatten();
-            let before = rows.len();
-            rows.extend(places.map(|(environment, there)| {
-                let since: Option<Timestamp> = there["since"].as_str().and_then(|at| at.parse().ok());
-                let ago = since.map_or_else(|| "-".to_owned(), |since| ago(Some(since), client.now()));
-                let latest = &there["latest"];
-                let note = match latest["status"].as_str() {
-                    Some(status) => {
-                        format!("{} {status}, run {}", cell(latest, "version"), cell(latest, "run"))
-                    }
-                    None => String::new(),
-                };
-                let name = name.clone();
-                vec![
-                    name,
-                    environment.clone(),
-                    cell(there, "version"),
-                    ago,
-                    cell(there, "by"),
-                    cell(there, "run"),
-                    note,
-                ]
-            }));
-            if rows.len() == before {
-                let none = || "-".to_owned();
-                rows.push(vec![name, none(), none(), none(), none(), none(), String::new()]);
-            }
-        }
-        let headings = ["APP", "ENVIRONMENT", "VERSION", "SINCE", "BY", "RUN", ""];
-        screen.table(&headings, rows, "no apps")?;
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-#[derive(Args, Debug)]
-#[command(after_help = "Example:\n  siskin deployments --app shop --environment production")]
+#[command(
+    after_help = "Examples:\n  siskin deployments --app shop --environment production\n  siskin deployments --status failed --since 7d\n  siskin deployments --host web1"
+)]
 pub(super) struct DeploymentsArgs {
     /// Only of this app
     #[arg(long)]
@@ -157,6 +96,18 @@ pub(super) struct DeploymentsArgs {
     /// Only on this environment
     #[arg(long)]
     environment: Option<String>,
+    /// Only with this status: rolling, done, failed, restored
+    #[arg(long)]
+    status: Option<String>,
+    /// Only those that began then or later: 7d, or a time
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only those that came to this host
+    #[arg(long)]
+    host: Option<String>,
+    /// Only of this run
+    #[arg(long)]
+    run: Option<i64>,
     /// At most so many
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
     limit: u32,
@@ -170,8 +121,15 @@ pub(super) struct DeploymentsArgs {
 impl DeploymentsArgs {
     pub(super) async fn run(self, screen: &mut Screen) -> anyhow::Result<ExitCode> {
         let client = Client::find(&self.server)?;
-        let query =
-            [("app", self.app), ("environment", self.environment), ("limit", Some(self.limit.to_string()))];
+        let query = [
+            ("app", self.app),
+            ("environment", self.environment),
+            ("status", self.status),
+            ("since", self.since),
+            ("host", self.host),
+            ("run", self.run.map(|run| run.to_string())),
+            ("limit", Some(self.limit.to_string())),
+        ];
         let found = client.list(DEPLOYMENTS.path, &query).await?;
         DEPLOYMENTS.show(&found, self.json, screen)
     }
@@ -216,7 +174,7 @@ impl List {
     }
 }
 
-fn cell(item: &Value, field: &str) -> String {
+pub(super) fn cell(item: &Value, field: &str) -> String {
     let value = field.split('.').fold(item, |value, name| &value[name]);
     match value {
         Value::Null => "-".to_owned(),

@@ -1,11 +1,13 @@
-//! The command line: one file per subcommand. It talks to a server as any other client does; only `serve`, `init`, `check`, `test`,
+//! The command line: one file per subcommand. It talks to a server as any other client does; only `serve`, `agent`, `init`, `check`, `test`,
 //! `schema`, `package`, `apt` and the verbs of `packs` need none.
 //!
 //! Promises: exit status 0 done, 1 failed, 2 bad use; every list has `--json`; colours follow NO_COLOR; nothing that came from outside
 //! reaches the terminal with control characters in it; a secret never stands in arguments.
 
 mod again;
+mod agent;
 mod approvals;
+mod apps;
 pub mod apt;
 mod artefact;
 mod audit;
@@ -16,6 +18,7 @@ mod demo;
 mod events;
 mod follow;
 mod holds;
+mod hosts;
 mod init;
 mod inputs;
 mod kv;
@@ -64,6 +67,8 @@ enum Command {
     Serve(ServeArgs),
     /// Do work for a server that is elsewhere: needs the RabbitMQ broker only
     Worker(worker::WorkerArgs),
+    /// On a target host: keep its packages at the versions that are advertised
+    Agent(agent::AgentArgs),
     /// Show the whole main job on this machine: push, build, package, canary, approval, production
     Demo(demo::DemoArgs),
     /// Write a new repository of definitions that works at once
@@ -98,7 +103,7 @@ enum Command {
     Rerun(again::RerunArgs),
     /// Take back what an ended run did, or put an environment back to an earlier version: shows the plan first
     Rollback(again::RollbackArgs),
-    /// Show what a run, or the version on an environment, came of, and what it waits for
+    /// Show what a run, or the version on an environment or a host, came of, and what it waits for
     Why(why::WhyArgs),
     /// Show what the definitions of a folder would change on the server
     Plan(plan::PlanArgs),
@@ -122,8 +127,10 @@ enum Command {
     Sources(lists::ListArgs),
     /// List packs; install, update and remove those of others
     Packs(packs::PacksArgs),
-    /// List applications, or show one with what is where
-    Apps(lists::AppsArgs),
+    /// Which version is where; how environments differ; how fast and how well it is delivered
+    Apps(apps::AppsArgs),
+    /// What is on each host, and what should be
+    Hosts(hosts::HostsArgs),
     /// Fetch a file that a run keeps
     Artefact(artefact::ArtefactArgs),
     /// List deployments, newest first
@@ -168,6 +175,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve(args) => args.run().await,
         Command::Worker(args) => args.run().await,
+        Command::Agent(args) => Box::pin(args.run(screen)).await,
         Command::Demo(args) => args.run().await,
         Command::Init(args) => args.run(screen),
         Command::Check(args) => args.run(screen),
@@ -198,6 +206,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sources(args) => args.run(&lists::SOURCES, screen).await,
         Command::Packs(args) => args.run(screen).await,
         Command::Apps(args) => args.run(screen).await,
+        Command::Hosts(args) => args.run(screen).await,
         Command::Artefact(args) => args.run(screen).await,
         Command::Deployments(args) => args.run(screen).await,
         Command::Secret(args) => args.run(screen).await,
@@ -206,7 +215,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::User(args) => args.run(screen).await,
         Command::Audit(args) => args.run(screen).await,
         Command::Package(verb) => Box::pin(verb.run()).await,
-        Command::Apt(verb) => verb.run(),
+        Command::Apt(verb) => Box::pin(verb.run()).await,
         Command::Completions(args) => args.run(),
     }
 }
@@ -264,6 +273,8 @@ mod tests {
             "serve --site s --data d --listen 127.0.0.1:0",
             "serve --broker amqp://u:p@h/v --roles api,sources,engine --label a=b",
             "worker --broker amqp://u:p@h --pool default --pool gpu --label gpu=yes --slots 4 --data d --drain 5m",
+            "agent",
+            "agent --config f --root d --once --dry-run --json",
             "init",
             "init somewhere",
             "check --site s --json",
@@ -288,6 +299,11 @@ mod tests {
             "rollback 12 --dry-run",
             "rollback shop production --to 1.4.2 --yes",
             "apps shop",
+            "apps shop --diff canary..production",
+            "apps shop --stats --last 90d --environment production --json",
+            "hosts --app shop --state failed,behind",
+            "deployments --status failed --since 7d --host web1 --run 3",
+            "why web1",
             "events",
             "events 3",
             "events send github.push push.json",

@@ -82,6 +82,9 @@ fn show(plan: &Plan, screen: &mut Screen) -> anyhow::Result<()> {
         for how in &change.how {
             screen.line(format!("    {how}"))?;
         }
+        for means in &change.means {
+            screen.line(format!("    {}", screen.paint(Style::Waiting, means)))?;
+        }
         if change.change == "changed" && change.how.is_empty() {
             screen.line("    comments and spaces only")?;
         }

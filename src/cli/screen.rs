@@ -130,9 +130,9 @@ impl Screen {
 
 fn style_of(status: &str) -> Option<Style> {
     Some(match status {
-        "succeeded" | "approved" | "matched" | "done" => Style::Good,
-        "failed" | "rejected" | "timed_out" | "lost" | "errored" => Style::Bad,
-        "waiting" | "paused" | "undoing" | "throttled" | "restored" => Style::Waiting,
+        "succeeded" | "approved" | "matched" | "done" | "current" => Style::Good,
+        "failed" | "rejected" | "timed_out" | "lost" | "errored" | "behind" | "unknown" => Style::Bad,
+        "waiting" | "paused" | "undoing" | "throttled" | "restored" | "untouched" | "ahead" => Style::Waiting,
         "running" | "queued" | "rolling" => Style::Busy,
         "pending" | "skipped" | "not_started" | "cancelled" | "superseded" | "withdrawn" | "expired" => {
             Style::Faint

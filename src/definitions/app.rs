@@ -27,6 +27,7 @@ pub(super) const ENVIRONMENT: Keys = Keys {
         "bake",
         "check",
         "balancer",
+        "analysis",
         "advertise",
         "source_list",
         "window",
@@ -50,6 +51,14 @@ pub(super) const CHECK_CONSUL: Keys = Keys {
     built: &["consul", "tag", "address", "datacenter", "tries", "interval", "timeout"],
     later: &[],
 };
+pub(super) const ANALYSIS: Keys = Keys {
+    of: "`analysis`",
+    built: &["queries", "alerts", "failure_limit", "inconclusive_limit"],
+    later: &[],
+};
+pub(super) const QUERY: Keys =
+    Keys { of: "a query", built: &["name", "query", "max", "min", "empty", "nan"], later: &[] };
+pub(super) const VERDICTS: &[&str] = &["healthy", "unhealthy", "inconclusive"];
 pub(super) const BALANCER: Keys =
     Keys { of: "`balancer`", built: &["haproxy", "backend", "server", "drain", "ready"], later: &[] };
 pub(super) const IN_CONSUL: Keys =
@@ -138,6 +147,9 @@ fn environment(sheet: &Sheet<'_>, node: &Node, windows: Option<&BTreeSet<String>
     if let Some(balancer) = table.get("balancer").and_then(|node| balancer(sheet, node)) {
         environment.insert("balancer".to_owned(), balancer);
     }
+    if let Some(analysis) = table.get("analysis").and_then(|node| analysis(sheet, node)) {
+        environment.insert("analysis".to_owned(), analysis);
+    }
     if let Some(advertise) = table.get("advertise").and_then(|node| advertise(sheet, node)) {
         environment.insert("advertise".to_owned(), advertise);
     }
@@ -184,8 +196,12 @@ fn check(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
         return sheet.text(node, "check").map(|script| json!({"script": script}));
     };
     let kinds = [("script", &CHECK), ("http", &CHECK_HTTP), ("tcp", &CHECK_TCP), ("consul", &CHECK_CONSUL)];
-    let Some((kind, keys)) = kinds.into_iter().find(|(kind, _)| entries.iter().any(|entry| entry.key == *kind)) else {
-        let help = Some("check: {http: /health, port: 8080}, {tcp: 8080}, {consul: SERVICE} or {script: ..}".to_owned());
+    let Some((kind, keys)) =
+        kinds.into_iter().find(|(kind, _)| entries.iter().any(|entry| entry.key == *kind))
+    else {
+        let help = Some(
+            "check: {http: /health, port: 8080}, {tcp: 8080}, {consul: SERVICE} or {script: ..}".to_owned(),
+        );
         sheet.wrong(node, "`check` must say how a host is asked: `http`, `tcp`, `consul` or `script`", help);
         return None;
     };
@@ -208,8 +224,7 @@ fn check(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
         }
     }
     if let Some(node) = table.get("expect") {
-        let codes: Vec<u32> =
-            sheet.one_or_list(node).iter().filter_map(|node| status(sheet, node)).collect();
+        let codes: Vec<u32> = sheet.one_or_list(node).iter().filter_map(|node| status(sheet, node)).collect();
         check.insert("expect".to_owned(), json!(codes));
     }
     if let Some(node) = table.get("tag") {
@@ -233,7 +248,10 @@ fn address_to_ask(sheet: &Sheet<'_>, node: &Node, port: Option<&Node>) -> Option
     let text = sheet.name(node, "http")?;
     let is_whole = text.starts_with("http://") || text.starts_with("https://");
     if !is_whole && !text.starts_with('/') {
-        let help = Some("http: /health asks the host itself; http: \"https://{name}.example.org/health\" says it all".to_owned());
+        let help = Some(
+            "http: /health asks the host itself; http: \"https://{name}.example.org/health\" says it all"
+                .to_owned(),
+        );
         sheet.wrong(node, format!("`http` must be a path or an address, not `{text}`"), help);
     }
     if let (true, Some(port)) = (is_whole, port) {
@@ -258,6 +276,52 @@ fn status(sheet: &Sheet<'_>, node: &Node) -> Option<u32> {
     Some(code)
 }
 
+/// What is measured of a version there: queries with their bounds, and alerts that must not fire.
+fn analysis(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
+    let table = sheet.table(node, &ANALYSIS)?;
+    let mut analysis = Object::new();
+    if let Some(node) = table.get("queries") {
+        let queries = sheet.list(node, "queries").unwrap_or_default();
+        let queries: Vec<Value> = queries.iter().filter_map(|node| query(sheet, node)).collect();
+        analysis.insert("queries".to_owned(), json!(queries));
+    }
+    if let Some(node) = table.get("alerts") {
+        let alerts: Vec<String> =
+            sheet.one_or_list(node).iter().filter_map(|node| sheet.name(node, "alerts")).collect();
+        analysis.insert("alerts".to_owned(), json!(alerts));
+    }
+    for key in ["failure_limit", "inconclusive_limit"] {
+        if let Some(limit) = table.get(key).and_then(|node| sheet.whole(node, key, 0)) {
+            analysis.insert(key.to_owned(), json!(limit));
+        }
+    }
+    Some(Value::Object(analysis))
+}
+
+fn query(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
+    let table = sheet.table(node, &QUERY)?;
+    let text = sheet.name(table.need("query")?, "query")?;
+    let name = table.text("name").unwrap_or_else(|| text.clone());
+    let mut query = Object::new();
+    query.insert("name".to_owned(), json!(name));
+    query.insert("query".to_owned(), json!(text));
+    for key in ["max", "min"] {
+        if let Some(number) = table.get(key).and_then(|node| sheet.number(node, key)) {
+            query.insert(key.to_owned(), json!(number));
+        }
+    }
+    if table.get("max").is_none() && table.get("min").is_none() {
+        let help = Some("max: 0.01".to_owned());
+        sheet.wrong(node, format!("the query `{name}` says neither `max` nor `min`: what it may be"), help);
+    }
+    for key in ["empty", "nan"] {
+        if let Some(word) = table.get(key).and_then(|node| sheet.word(node, key, VERDICTS)) {
+            query.insert(key.to_owned(), json!(word));
+        }
+    }
+    Some(Value::Object(query))
+}
+
 /// What gives the hosts their traffic: the sockets of HAProxys, and what the hosts are called there.
 fn balancer(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
     let table = sheet.table(node, &BALANCER)?;
@@ -273,7 +337,9 @@ fn balancer(sheet: &Sheet<'_>, node: &Node) -> Option<Value> {
         texts
     };
     for socket in texts("haproxy", sockets) {
-        let is_tcp = socket.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let is_tcp = socket
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         if !socket.starts_with('/') && !is_tcp {
             let help = Some("haproxy: [/run/haproxy/admin.sock, \"lb2.example.org:9999\"]".to_owned());
             sheet.wrong(sockets, format!("`{socket}` is no socket: the path of one, or HOST:PORT"), help);

@@ -8,6 +8,7 @@
 //! `loops.rs`; `graph.rs` holds them together, `reads.rs` says which of them sees what, `groups.rs` lays them out for the conductor.
 
 pub mod action;
+pub mod agent;
 pub mod answers;
 pub mod app;
 pub mod check;

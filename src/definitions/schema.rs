@@ -231,6 +231,8 @@ const PAGES: &[Known] = &[
     ("host_check_tcp", &app::CHECK_TCP, HOST_CHECK_ROWS),
     ("host_check_consul", &app::CHECK_CONSUL, HOST_CHECK_ROWS),
     ("balancer", &app::BALANCER, BALANCER_ROWS),
+    ("analysis", &app::ANALYSIS, ANALYSIS_ROWS),
+    ("query", &app::QUERY, QUERY_ROWS),
     ("siskin", &site::SITE, SITE_ROWS),
     ("retention", &site::RETENTION, RETENTION_ROWS),
     ("user", &site::USER, USER_ROWS),
@@ -586,6 +588,7 @@ const ENVIRONMENT_ROWS: &[Row] = &[
         "What says whether a host is well: a script, or what is asked of it.",
     ),
     ("balancer", Page("balancer"), "What gives its hosts their traffic."),
+    ("analysis", Page("analysis"), "What is measured of a version there."),
     (
         "advertise",
         Or(&[Page("advertise_in_consul"), Page("advertise_in_etcd"), Page("advertise_in_kv")]),
@@ -646,10 +649,32 @@ const HOST_CHECK_ROWS: &[Row] = &[
     ("interval", Span, "How long between two tries."),
     ("timeout", Span, "How long one may take."),
 ];
+const ANALYSIS_ROWS: &[Row] = &[
+    ("queries", ListOf(&Page("query")), "Of Prometheus."),
+    ("alerts", TEXT_OR_TEXTS, "Matchers of Alertmanager; an alert that fits all of them is unhealthy."),
+    ("failure_limit", Whole(0), "So many looks may be unhealthy."),
+    ("inconclusive_limit", Whole(0), "So many looks may find out nothing."),
+];
+const QUERY_ROWS: &[Row] = &[
+    ("name", Text, "What it measures."),
+    ("query", Text, "!The expression, in PromQL."),
+    ("max", Number, "More is unhealthy."),
+    ("min", Number, "Less is unhealthy."),
+    ("empty", Word(app::VERDICTS), "What it means when it finds nothing."),
+    ("nan", Word(app::VERDICTS), "What it means when it finds no number."),
+];
 const BALANCER_ROWS: &[Row] = &[
     ("haproxy", TEXT_OR_TEXTS, "!Runtime sockets of HAProxys: paths, or HOST:PORT."),
-    ("backend", TEXT_OR_TEXTS, "The backends that have the hosts; {app} is its name, and what is meant when nothing is said."),
-    ("server", Text, "What a host is called there; {host} is its name, and what is meant when nothing is said."),
+    (
+        "backend",
+        TEXT_OR_TEXTS,
+        "The backends that have the hosts; {app} is its name, and what is meant when nothing is said.",
+    ),
+    (
+        "server",
+        Text,
+        "What a host is called there; {host} is its name, and what is meant when nothing is said.",
+    ),
     ("drain", Span, "How long sessions may take to end; 30s when not said."),
     ("ready", Span, "How long HAProxy may take to hold a host for up again; 1m when not said."),
 ];

@@ -11,6 +11,7 @@
 mod disk;
 mod generation;
 mod index;
+mod mirror;
 mod places;
 mod plan;
 mod pool;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use disk::{Steps, Unhindered};
+pub use mirror::{Mirror, Mirrored};
 pub use places::{Place, find as find_place, places};
 pub use rotate::Rotation;
 pub use sign::{Key, Public};
@@ -55,6 +57,10 @@ pub enum Error {
     NotFound(String),
     #[error("repository {}: {reason}", path.display())]
     Damaged { path: PathBuf, reason: String },
+    #[error(
+        "the copy at {mirror} is not up to date: {reason}; what has come there stays, so copying again goes on from it"
+    )]
+    Mirror { mirror: String, reason: String },
     #[error("can't {verb} {}: {source}", path.display())]
     Disk { verb: &'static str, path: PathBuf, source: io::Error },
 }

@@ -3,11 +3,16 @@
 //!
 //! Everything is read and checked before anything runs: a repository that keeps not to the convention has no side effect.
 
+pub mod cache;
+pub mod container;
+pub mod junit;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use self::container::Container;
 use crate::model::{Object, Span};
 use crate::process::{self, Command, Ended, Finished, ProcessError, Stream};
 
@@ -93,6 +98,8 @@ pub struct Build {
     pub env: Vec<(String, String)>,
     pub timeout: Span,
     pub lock: Option<PathBuf>,
+    /// Where the scripts run, when that is not this machine itself.
+    pub container: Option<Container>,
 }
 
 /// Looks at a checked-out tree; runs nothing.
@@ -184,17 +191,29 @@ async fn run_script(
     on_line: &mut (dyn FnMut(Stream, &[u8]) + Send),
     cancel: &CancellationToken,
 ) -> Result<Finished, CiError> {
-    let mut command = Command::new(script.to_string_lossy())
-        .cwd(&convention.tree)
-        .env("CI", "true")
-        .env("GIT_COMMIT", &build.commit)
-        .env("GIT_BRANCH", &build.branch)
-        .env("SISKIN_COMMIT", &build.commit)
-        .env("SISKIN_BRANCH", &build.branch)
-        .env("SISKIN_VERSION", &convention.metadata.version)
-        .envs(build.env.iter().cloned());
+    let mut env = vec![
+        ("CI".to_owned(), "true".to_owned()),
+        ("GIT_COMMIT".to_owned(), build.commit.clone()),
+        ("GIT_BRANCH".to_owned(), build.branch.clone()),
+        ("SISKIN_COMMIT".to_owned(), build.commit.clone()),
+        ("SISKIN_BRANCH".to_owned(), build.branch.clone()),
+        ("SISKIN_VERSION".to_owned(), convention.metadata.version.clone()),
+    ];
+    env.extend(build.env.iter().cloned());
+    let mut command = match &build.container {
+        None => Command::new(script.to_string_lossy()).cwd(&convention.tree).envs(env),
+        Some(container) => {
+            container.end().await?;
+            container.command(script, &convention.tree, env)
+        }
+    };
     command.lock.clone_from(&build.lock);
-    let finished = process::run(command, on_line, cancel, Some(timeout)).await?;
+    let finished = process::run(command, on_line, cancel, Some(timeout)).await;
+    if let Some(container) = &build.container {
+        // Its engine runs it, not we: that our client of it ended says nothing.
+        container.end().await?;
+    }
+    let finished = finished?;
     let script = shown(&convention.tree, script);
     match finished.ended {
         Ended::Code(0) => Ok(finished),
@@ -353,6 +372,7 @@ mod tests {
             env: Vec::new(),
             timeout: Span::minutes(1),
             lock: None,
+            container: None,
         };
         let cancel = CancellationToken::new();
         let finished = run(&convention, &build, &mut |_, _| {}, &cancel).await.unwrap();

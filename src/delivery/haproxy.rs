@@ -31,7 +31,9 @@ pub enum HaproxyError {
     BadSocket(String),
     #[error("`{0}` can't be the name of a backend or server")]
     BadName(String),
-    #[error("HAProxy's socket {socket} can't be used: {why}; does HAProxy run, and may this user use its socket?")]
+    #[error(
+        "HAProxy's socket {socket} can't be used: {why}; does HAProxy run, and may this user use its socket?"
+    )]
     Away { socket: String, why: String },
     #[error("HAProxy at {socket} refuses `{command}`: {said}")]
     Refused { socket: String, command: String, said: String },
@@ -81,9 +83,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Whether it gets sessions: HAProxy holds it for up, or does not check it.
+    /// Whether it is there for sessions: HAProxy holds it for up, or does not check it. One that weighs nothing is called `DRAIN` then.
     pub fn is_up(&self) -> bool {
-        self.wanted == Wanted::Ready && (self.status.starts_with("UP") || self.status == "no check")
+        let weighs_nothing = self.weight == 0 && self.status.starts_with("DRAIN");
+        self.wanted == Wanted::Ready
+            && (self.status.starts_with("UP") || self.status == "no check" || weighs_nothing)
     }
 
     /// How it fares, for people: `DOWN (L7STS/503)`.
@@ -115,7 +119,9 @@ impl Haproxy {
     pub fn at(text: &str) -> Result<Haproxy, HaproxyError> {
         let socket = match text.rsplit_once(':') {
             _ if text.starts_with('/') => Socket::Unix(text.into()),
-            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Socket::Tcp(text.to_owned()),
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                Socket::Tcp(text.to_owned())
+            }
             _ => return Err(HaproxyError::BadSocket(text.to_owned())),
         };
         Ok(Haproxy { socket })
@@ -164,7 +170,10 @@ impl Haproxy {
             let of = |name: &str, server: &str| {
                 statistics
                     .iter()
-                    .find(|row| row.get("pxname").map(String::as_str) == Some(backend) && row.get("svname").map(String::as_str) == Some(server))
+                    .find(|row| {
+                        row.get("pxname").map(String::as_str) == Some(backend)
+                            && row.get("svname").map(String::as_str) == Some(server)
+                    })
                     .and_then(|row| row.get(name).cloned())
                     .unwrap_or_default()
             };
@@ -234,7 +243,8 @@ impl Haproxy {
 
     async fn backends(&self) -> Result<Vec<String>, HaproxyError> {
         let rows = self.statistics().await?;
-        let is_backend = |row: &&HashMap<String, String>| row.get("svname").is_some_and(|name| name == "BACKEND");
+        let is_backend =
+            |row: &&HashMap<String, String>| row.get("svname").is_some_and(|name| name == "BACKEND");
         Ok(rows.iter().filter(is_backend).filter_map(|row| row.get("pxname").cloned()).collect())
     }
 
@@ -271,7 +281,10 @@ impl Haproxy {
     }
 }
 
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, command: &str) -> std::io::Result<Vec<u8>> {
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    command: &str,
+) -> std::io::Result<Vec<u8>> {
     stream.write_all(format!("{command}\n").as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(LARGEST).read_to_end(&mut answer).await?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::hosts::{self, Host, HostError, OnLine};
-use crate::consul::{Client, Wait};
+use crate::consul::{Client, Instance, Wait};
 use crate::http_client;
 use crate::model::Span;
 use crate::process::Ended;
@@ -39,7 +39,11 @@ pub enum Question {
     /// The port takes connections.
     Tcp(u16),
     /// All instances of the service on the host pass their checks, and there is one.
-    Consul { client: Client, service: String, tags: Vec<String> },
+    Consul {
+        client: Client,
+        service: String,
+        tags: Vec<String>,
+    },
 }
 
 /// A request that is to be answered well.
@@ -151,7 +155,8 @@ async fn of_http(host: &Host, http: &Http, timeout: Duration) -> Result<String, 
     let named = http.host.as_ref().map_or(String::new(), |name| format!(" (Host: {name})"));
     let asked = format!("GET {url}{named}");
     let wrong = |error: &reqwest::Error| format!("{asked}: {}", http_client::why(error));
-    let client = http_client::builder().no_proxy().timeout(timeout).redirect(reqwest::redirect::Policy::none());
+    let client =
+        http_client::builder().no_proxy().timeout(timeout).redirect(reqwest::redirect::Policy::none());
     let client = client.build().map_err(|error| wrong(&error))?;
     let mut request = client.get(&url);
     if let Some(name) = &http.host {
@@ -191,9 +196,12 @@ async fn of_tcp(host: &Host, port: u16, timeout: Duration) -> Result<String, Str
 }
 
 async fn of_consul(host: &Host, client: &Client, service: &str, tags: &[String]) -> Result<String, String> {
-    let answer = client.instances(service, tags, false, &Wait::no()).await.map_err(|error| error.to_string())?;
-    let is_here = |node: &str, address: &str| node == host.name || address == host.address;
-    let mut here = answer.value.iter().filter(|one| is_here(&one.node, &one.address)).peekable();
+    let answer =
+        client.instances(service, tags, false, &Wait::no()).await.map_err(|error| error.to_string())?;
+    // By the name of its node; by its address where no node is called so.
+    let by_name = answer.value.iter().any(|one| one.node == host.name);
+    let is_here = |one: &&Instance| if by_name { one.node == host.name } else { one.address == host.address };
+    let mut here = answer.value.iter().filter(is_here).peekable();
     let asked = format!("`{service}` on {} in Consul at {}", host.name, client.shown());
     if here.peek().is_none() {
         return Err(format!("{asked} has no instance"));
@@ -210,7 +218,8 @@ mod tests {
 
     #[test]
     fn a_path_is_asked_of_the_host_s_address_and_a_url_may_name_it() {
-        let http = |url: &str, port| Http { url: url.into(), port, host: None, expect: Vec::new(), contains: None };
+        let http =
+            |url: &str, port| Http { url: url.into(), port, host: None, expect: Vec::new(), contains: None };
         let host = |address: &str| Host { address: address.into(), ..Host::root("web1", "/srv/web1") };
         assert_eq!(http("/health", Some(8080)).of(&host("10.0.0.1")), "http://10.0.0.1:8080/health");
         assert_eq!(http("/", None).of(&host("::1")), "http://[::1]:80/");

@@ -74,9 +74,13 @@ pub enum HostError {
     /// What was asked of it, and what came.
     #[error("the health check failed{}: {said}", of_tries(*.tries))]
     Ill { tries: u32, said: String },
-    #[error("{package} {version} is not what its sources offer: {offered}; publish it in the suite that the host takes from")]
+    #[error(
+        "{package} {version} is not what its sources offer: {offered}; publish it in the suite that the host takes from"
+    )]
     NotOffered { package: String, version: String, offered: String },
-    #[error("another roll or siskin agent works on it, for longer than {limit}: it holds the host's lock; look what is under way there, then try again")]
+    #[error(
+        "another roll or siskin agent works on it, for longer than {limit}: it holds the host's lock; look what is under way there, then try again"
+    )]
     Locked { limit: Span },
     #[error("{what} took longer than {timeout}")]
     TimedOut { what: &'static str, timeout: Span },
@@ -105,7 +109,7 @@ fn of_tries(tries: u32) -> String {
 }
 
 /// What each script begins with. `ROOT` is the directory of a root, or empty.
-const PRELUDE: &str = r#"
+pub(super) const PRELUDE: &str = r#"
 export LC_ALL=C
 store=$ROOT/var/lib/siskin/rolls
 as_root() {
@@ -401,7 +405,7 @@ fn source_list(host: &Host) -> &str {
 }
 
 /// Runs the script of a health check, which must end with 0.
-pub(super) async fn run_check(
+pub async fn run_check(
     host: &Host,
     script: &str,
     timeout: Span,
@@ -539,7 +543,7 @@ async fn start(
 }
 
 /// What makes apt and dpkg work on a root.
-fn environment_of_root(directory: &Path) -> [(String, String); 4] {
+pub(super) fn environment_of_root(directory: &Path) -> [(String, String); 4] {
     let shown = directory.to_string_lossy().into_owned();
     [
         ("APT_CONFIG".into(), format!("{shown}/etc/apt/siskin.conf")),

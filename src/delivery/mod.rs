@@ -10,6 +10,7 @@ pub mod ci;
 pub mod deb;
 pub mod haproxy;
 pub mod health;
+pub mod here;
 pub mod host_lock;
 pub mod hosts;
 pub mod package;

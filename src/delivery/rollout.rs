@@ -201,7 +201,11 @@ fn check(plan: &Plan) -> Result<(), String> {
 ///
 /// # Errors
 /// What is missing, where.
-pub async fn look_first(plan: &Plan, observer: &dyn Observer, cancel: &CancellationToken) -> Result<(), String> {
+pub async fn look_first(
+    plan: &Plan,
+    observer: &dyn Observer,
+    cancel: &CancellationToken,
+) -> Result<(), String> {
     check(plan)?;
     if let Some(traffic) = &plan.traffic {
         traffic.look(&plan.hosts).await?;
@@ -210,10 +214,11 @@ pub async fn look_first(plan: &Plan, observer: &dyn Observer, cancel: &Cancellat
     let looks: Vec<_> = first
         .map(|host| {
             Box::pin(async move {
-                let held = hold(host, observer, cancel).await?;
+                let told = |error: HostError| format!("{}: {error}", host.name);
+                let held = hold(host, observer, cancel).await.map_err(told)?;
                 let offered = hosts::must_be_offered(host, &plan.package, &plan.version, cancel).await;
                 held.release().await;
-                offered.map_err(|error| format!("{}: {error}", host.name))
+                offered.map_err(told)
             })
         })
         .collect();
@@ -222,14 +227,21 @@ pub async fn look_first(plan: &Plan, observer: &dyn Observer, cancel: &Cancellat
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
 }
 
+/// Notes that a host could not be begun, and why.
+fn not_touched(plan: &Plan, host: &Host, error: HostError, observer: &dyn Observer, rolled: &mut Rolled) {
+    let outcome = Outcome::of(Err(error));
+    let result = outcome.result(&host.name, None, Some(plan.version.clone()), 0.0);
+    observer.done(&result);
+    rolled.hosts.push(result);
+}
+
 /// Holds the lock of a host; says so when it has to wait.
-async fn hold(host: &Host, observer: &dyn Observer, cancel: &CancellationToken) -> Result<Held, String> {
+async fn hold(host: &Host, observer: &dyn Observer, cancel: &CancellationToken) -> Result<Held, HostError> {
     let mut on_wait = || {
         let line = format!("waiting: another roll or siskin agent works on this host (at most {LOCK_LIMIT})");
         observer.line(&host.name, Stream::Note, line.as_bytes());
     };
-    let held = hosts::hold(host, LOCK_LIMIT, &mut on_wait, cancel).await;
-    held.map_err(|error| format!("{}: {error}", host.name))
+    hosts::hold(host, LOCK_LIMIT, &mut on_wait, cancel).await
 }
 
 async fn roll_batches(
@@ -248,19 +260,19 @@ async fn roll_batches(
         let mut in_order = batch.clone();
         in_order.sort_by(|one, other| one.name.cmp(&other.name));
         let mut held = Vec::new();
-        let mut locked = Ok(());
         for host in in_order {
             match hold(host, observer, cancel).await {
                 Ok(one) => held.push(one),
+                // Not reached, so not touched; the others of the batch are not begun either.
                 Err(error) => {
-                    locked = Err(error);
+                    not_touched(plan, host, error, observer, rolled);
                     break;
                 }
             }
         }
-        let done = match locked {
-            Ok(()) => roll_batch(plan, &batch, observer, cancel, rolled).await,
-            Err(error) => Err(error),
+        let done = match failure_of(&rolled.hosts) {
+            None => roll_batch(plan, &batch, observer, cancel, rolled).await,
+            Some(failure) => Err(failure),
         };
         futures::future::join_all(held.into_iter().map(Held::release)).await;
         done?;
@@ -345,7 +357,9 @@ async fn away(plan: &Plan, cancel: &CancellationToken) -> Result<BTreeMap<String
             .hosts
             .iter()
             .filter(|host| !away.contains_key(&host.name))
-            .map(|host| Box::pin(async move { (host, health::ask_once(host, check, &mut |_, _| {}, cancel).await) }))
+            .map(|host| {
+                Box::pin(async move { (host, health::ask_once(host, check, &mut |_, _| {}, cancel).await) })
+            })
             .collect();
         let answers: Vec<_> = stream::iter(asks).buffered(AT_ONCE).collect().await;
         for (host, answer) in answers {
@@ -380,13 +394,7 @@ async fn roll_batch(
                 }
                 ready.push((*host, previous));
             }
-            // Not reached, so not touched; the others of the batch are not begun either.
-            Err(error) => {
-                let outcome = Outcome::of(Err(error));
-                let result = outcome.result(&host.name, None, Some(plan.version.clone()), 0.0);
-                observer.done(&result);
-                rolled.hosts.push(result);
-            }
+            Err(error) => not_touched(plan, host, error, observer, rolled),
         }
     }
     if let Some(failure) = failure_of(&rolled.hosts) {
@@ -522,7 +530,7 @@ async fn restore_host(
         Err(error) => (None, Outcome::of(Err(error))),
         Ok(from) => {
             let outcome = match hold(host, observer, cancel).await {
-                Err(error) => Outcome::failed(error),
+                Err(error) => Outcome::of(Err(error)),
                 Ok(held) => {
                     let stands = from == previous.version;
                     let outcome = change_back(previous, host, stands, way, observer, cancel).await;
@@ -673,7 +681,11 @@ mod tests {
         let left: Vec<&Host> = hosts.iter().collect();
         let picked = |size, most, away: &[&str]| {
             let away = away.iter().map(|name| ((*name).to_owned(), String::new())).collect();
-            fitting(&left, size, most, &away).iter().map(|host| host.name.clone()).collect::<Vec<_>>().join("")
+            fitting(&left, size, most, &away)
+                .iter()
+                .map(|host| host.name.clone())
+                .collect::<Vec<_>>()
+                .join("")
         };
         assert_eq!(picked(3, 2, &[]), "ab");
         assert_eq!(picked(1, 2, &[]), "a");

@@ -1,5 +1,7 @@
 //! Answers what workers ask: keys and values, records of deployments.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use crate::model::desk::{Reply, Request};
@@ -7,9 +9,31 @@ use crate::model::release::{Deployment, DeploymentStatus};
 use crate::model::{Actor, AttemptKey};
 use crate::store::{DeploymentFilter, KvSet, NewAudit, NewDeployment, Piece, Put, StoreError};
 
-use super::Engine;
+use super::{Engine, Refused, lock};
+
+/// App, environment and status, with how many deployments came to it.
+pub(super) type Ended = BTreeMap<(String, String, &'static str), u64>;
 
 impl Engine {
+    /// The deployments whose status this server stored since it started.
+    pub fn deployments_ended(&self) -> BTreeMap<(String, String, &'static str), u64> {
+        lock(&self.ended).clone()
+    }
+
+    /// Counts what a deployment has come to. Told again, it is counted once.
+    fn count_ended(&self, before: &Deployment, status: DeploymentStatus) {
+        let word = match status {
+            DeploymentStatus::Rolling => return,
+            DeploymentStatus::Done => "done",
+            DeploymentStatus::Failed => "failed",
+            DeploymentStatus::Restored => "restored",
+        };
+        if before.status != status {
+            *lock(&self.ended).entry((before.app.clone(), before.environment.clone(), word)).or_default() +=
+                1;
+        }
+    }
+
     pub(super) async fn answer_worker(&self, key: &AttemptKey, request: Request) -> Reply {
         match self.answer_request(key, request).await {
             Ok(reply) => reply,
@@ -69,7 +93,14 @@ impl Engine {
                 Ok(Reply::Deployment { deployment: stored.deployment, hosts: stored.hosts })
             }
             Request::UpdateDeployment { id, status, hosts } => {
+                let before = match status {
+                    DeploymentStatus::Rolling => None,
+                    _ => self.store.deployment(id).await?,
+                };
                 self.store.update_deployment(id, status, &hosts, now).await?;
+                if let Some(before) = before {
+                    self.count_ended(&before.deployment, status);
+                }
                 Ok(Reply::Done)
             }
             Request::Deployment { id } => match self.store.deployment(id).await? {
@@ -84,6 +115,14 @@ impl Engine {
                 },
                 None => Ok(Reply::Refused { why: format!("there is no deployment {id}") }),
             },
+            Request::WayBack { app, environment, version, to } => {
+                let place = (app.as_str(), environment.as_str());
+                match self.way_back_facts(key.run, place, version.as_deref(), to.as_deref()).await {
+                    Ok(facts) => Ok(Reply::WayBack { facts }),
+                    Err(Refused::Store(error)) => Err(error),
+                    Err(refused) => Ok(Reply::Refused { why: refused.to_string() }),
+                }
+            }
             Request::HasArtefact { hash } => {
                 let known = self.artefacts.keep_for(&hash, key.run, now).await?;
                 Ok(known.map_or(Reply::Absent, |size| Reply::Artefact { size }))

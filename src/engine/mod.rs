@@ -12,6 +12,8 @@ mod housekeeping;
 mod intake;
 mod load;
 mod posted;
+mod proof;
+mod reach;
 mod recovery;
 mod reports;
 mod router;
@@ -85,6 +87,8 @@ pub struct Engine {
     pinned: Mutex<BTreeMap<String, Arc<Definitions>>>,
     /// Rules that people switched off.
     disabled: Mutex<BTreeMap<String, Option<String>>>,
+    /// How many deployments of which app, environment and status ended here since the start.
+    ended: Mutex<desk::Ended>,
     /// Holds on apps and on all, as the store has them.
     holds: ArcSwap<Holds>,
     refreshing_holds: tokio::sync::Mutex<()>,
@@ -132,6 +136,7 @@ impl Engine {
             unreadable: Mutex::default(),
             pinned: Mutex::default(),
             disabled: Mutex::default(),
+            ended: Mutex::default(),
             holds: ArcSwap::default(),
             refreshing_holds: tokio::sync::Mutex::default(),
             cells: Mutex::default(),

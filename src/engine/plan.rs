@@ -18,7 +18,7 @@ use crate::store::EventFilter;
 
 use super::counting::Counting;
 use super::trial::Outcome;
-use super::{Engine, Refused, lock};
+use super::{Engine, Refused, lock, reach};
 
 /// How many events are tried at most: the newest.
 const MOST_PLANNED: usize = 5_000;
@@ -52,6 +52,8 @@ pub struct DefinitionChange {
     pub change: &'static str,
     /// Of a changed one, which keys.
     pub how: Vec<String>,
+    /// What that means elsewhere: which rules start it, what becomes of deliveries.
+    pub means: Vec<String>,
     /// It has a mistake, or names what has one.
     pub is_broken: bool,
 }
@@ -105,7 +107,8 @@ impl Engine {
             return Err(Refused::Invalid(vec!["the definitions could not be read".to_owned()]));
         };
         let new = Arc::new(new);
-        let changes = changes(&now_files, &new_files, &new, &mistakes);
+        let mut changes = changes(&now_files, &new_files, &new, &mistakes);
+        reach::judge(&now, &new, &mut changes);
         let effects = match changes.is_empty() {
             true => Effects {
                 since: self.clock.now().minus(last),
@@ -279,7 +282,8 @@ fn changes(
         let (kind, name) = what_is(path);
         let is_broken = definitions.left_out.contains_key(&format!("{kind} {name}"))
             || mistakes.iter().any(|mistake| *mistake.place.file == **path);
-        changes.push(DefinitionChange { kind, name, file: path.clone(), change, how, is_broken });
+        let means = Vec::new();
+        changes.push(DefinitionChange { kind, name, file: path.clone(), change, how, means, is_broken });
     }
     changes
 }

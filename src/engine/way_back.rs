@@ -18,7 +18,7 @@ use super::posted::Posted;
 use super::{Caller, Engine, Refused};
 
 /// The workflow that goes back.
-const ROLLBACK: &str = "deploy.rollback";
+pub(super) const ROLLBACK: &str = "deploy.rollback";
 /// How far into the past of an environment it looks, in pages.
 const PAGES: usize = 20;
 
@@ -137,7 +137,7 @@ impl Engine {
     }
 
     /// The names of the environment's hosts today.
-    fn hosts_of(&self, app: &str, environment: &str) -> Result<Vec<String>, Refused> {
+    pub(super) fn hosts_of(&self, app: &str, environment: &str) -> Result<Vec<String>, Refused> {
         let definitions = self.definitions();
         let apps = definitions.apps.as_object();
         let names = |of: Option<&crate::model::Object>| -> Vec<String> {

@@ -8,6 +8,7 @@
 //! It never writes to a repository that is not its own checkout.
 
 mod address;
+mod kept;
 pub mod snapshot;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use crate::model::{Span, Timestamp};
 use crate::process::{self, Command, Ended, Finished, ProcessError};
 
 pub use address::shown;
+pub use kept::checkout_kept;
 
 /// Whose checkout a directory is, and of what; inside `.git`, where no checkout can reach it.
 const MARK: &str = "siskin-checkout";
@@ -181,9 +183,20 @@ pub async fn checkout(
     directory: &Path,
     cancel: &CancellationToken,
 ) -> Result<Checkout, GitError> {
+    checkout_from(repository, repository, wanted, directory, cancel).await
+}
+
+/// The same, with the commit taken from `source`, which has what `repository` has.
+async fn checkout_from(
+    source: &Repository,
+    repository: &Repository,
+    wanted: &str,
+    directory: &Path,
+    cancel: &CancellationToken,
+) -> Result<Checkout, GitError> {
     check_commit(wanted)?;
     claim(directory)?;
-    let git = Git { repository, directory: Some(directory), cancel };
+    let git = Git { repository: source, directory: Some(directory), cancel };
     if let Some(commit) = finished_checkout(directory, &repository.url, wanted) {
         // A ref may have moved since, a hash can't have.
         let is_right = wanted.len() >= 4 && commit.starts_with(&wanted.to_ascii_lowercase());

@@ -45,6 +45,15 @@ pub enum Request {
     Deployment {
         id: i64,
     },
+    /// What is known of the way back from what `version` is about to do; without one, of what a rollback would do now.
+    WayBack {
+        app: String,
+        environment: String,
+        #[serde(default)]
+        version: Option<String>,
+        #[serde(default)]
+        to: Option<String>,
+    },
     /// Whether a file of these bytes is kept; it then is for this run too.
     HasArtefact {
         hash: ArtefactHash,
@@ -77,6 +86,9 @@ pub enum Reply {
     Deployment {
         deployment: Deployment,
         hosts: Value,
+    },
+    WayBack {
+        facts: Value,
     },
     /// There is no such artefact.
     Absent,

@@ -17,6 +17,9 @@ pub struct Deployment {
     pub status: DeploymentStatus,
     pub started_at: Timestamp,
     pub finished_at: Option<Timestamp>,
+    /// When it was taken back.
+    #[serde(default)]
+    pub restored_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -210,6 +210,34 @@ pub async fn copy(
     Err(SshError::Copy { target: target.to_string(), path: path.to_owned(), said })
 }
 
+/// Runs a shell script on a host that reads `content` to its end. A connection that breaks looks to it like that end, so it must know how much it
+/// is to read. `arguments` are its `$1 $2 ...`; `keep` as [`Command::keep`].
+pub async fn feed(
+    target: &Target,
+    content: Vec<u8>,
+    script: &str,
+    arguments: &[&str],
+    keep: usize,
+    cancel: &CancellationToken,
+) -> Result<Finished, SshError> {
+    refuse_nul(script)?;
+    arguments.iter().try_for_each(|argument| refuse_nul(argument))?;
+    let script = format!("printf '{}\n' >&2\n{script}", String::from_utf8_lossy(BEGUN));
+    let remote = format!("exec sh -c {} sh {}", quote(&script), quote_all(arguments));
+    let mut command = command_for(target, &remote)?;
+    command.stdin = content;
+    command.grace = Span::seconds(5);
+    command.keep = keep;
+    let mut begun = false;
+    let mut on_line = |_, line: &[u8]| begun |= line.ends_with(BEGUN);
+    let mut finished = process::run(command, &mut on_line, cancel, None).await?;
+    if finished.ended == Ended::Code(255) {
+        return Err(failure(target, &finished, begun));
+    }
+    remove_line(&mut finished.stderr.bytes, BEGUN);
+    Ok(finished)
+}
+
 /// The shell program that the far end gets on its stdin: environment, directory, then the work.
 fn program_text(request: &Request) -> Result<String, SshError> {
     let mut text = String::new();

@@ -1,14 +1,18 @@
 //! What was put where: the record that a deployment keeps of each host, so that it can be taken back.
 
+use std::collections::BTreeMap;
+
 use super::db::{Connection, Query, sql};
 use super::{Store, StoreError, bounded, json};
 use crate::model::release::{Deployment, DeploymentStatus};
-use crate::model::{RunId, Timestamp, Value};
+use crate::model::{EventId, RunId, Timestamp, Value};
 
 /// A deployment with what is known of its hosts: `[{host, previous, ...}]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredDeployment {
     pub deployment: Deployment,
+    /// The step of its run that did it.
+    pub step: Option<String>,
     pub hosts: Value,
 }
 
@@ -42,10 +46,31 @@ pub struct DeploymentFilter {
     pub app: Option<String>,
     pub environment: Option<String>,
     pub run: Option<RunId>,
+    pub status: Option<DeploymentStatus>,
+    /// Only those that began then or later.
+    pub since: Option<Timestamp>,
+    /// Only those whose record names this host.
+    pub host: Option<String>,
     /// Only deployments older than this one: the last of the page before.
     pub before: Option<i64>,
     pub limit: u32,
 }
+
+/// Where a run came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunOrigin {
+    /// Of the run itself.
+    pub workflow: String,
+    /// Of the run at the top, as all that follows.
+    pub event: Option<EventId>,
+    pub rule: Option<String>,
+    pub created_at: Timestamp,
+    /// When its event came in, while that is stored.
+    pub received_at: Option<Timestamp>,
+}
+
+/// So many runs are looked for in one statement.
+const ORIGINS_AT_ONCE: usize = 500;
 
 impl Store {
     /// Opens the record of a deployment, or gives back the one that `key` opened before, whatever came of it since. Its `previous` is the
@@ -76,16 +101,19 @@ impl Store {
         let hosts = json::write("hosts", hosts)?;
         let status_word = json::word("status", &status)?;
         let finished_at = (status != DeploymentStatus::Rolling).then_some(now.0);
+        let restored_at = (status == DeploymentStatus::Restored).then_some(now.0);
         self.write(move |tx| {
             Box::pin(async move {
                 let done = sql(
-                    "UPDATE deployments SET status = $2, hosts = $3, finished_at = coalesce(finished_at, $4)
+                    "UPDATE deployments SET status = $2, hosts = $3, finished_at = coalesce(finished_at, $4),
+                                            restored_at = coalesce(restored_at, $5)
                      WHERE id = $1",
                 )
                 .bind(id)
                 .bind(status_word)
                 .bind(hosts)
                 .bind(finished_at)
+                .bind(restored_at)
                 .execute(tx)
                 .await?;
                 match done {
@@ -131,6 +159,64 @@ impl Store {
         rows.into_iter().map(read).collect()
     }
 
+    /// The newest deployments of each environment of each app, or of one, so many of each: newest first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn recent_deployments(
+        &self,
+        app: Option<&str>,
+        of_each: u32,
+    ) -> Result<Vec<StoredDeployment>, StoreError> {
+        let mut query = Query::new(SELECT);
+        query.push(" WHERE id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY app, environment ORDER BY id DESC) AS place FROM deployments");
+        if let Some(app) = app {
+            query.push(" WHERE app = ").push_bind(app.to_owned());
+        }
+        query.push(") AS numbered WHERE place <= ").push_bind(bounded(of_each));
+        query.push(") ORDER BY id DESC");
+        let rows: Vec<Row> = query.fetch_all(self.readers()).await?;
+        rows.into_iter().map(read).collect()
+    }
+
+    /// Where the runs came from, whoever they work for: what began the run at the top. A run that is not stored any more is left out.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn origins(&self, runs: &[RunId]) -> Result<BTreeMap<RunId, RunOrigin>, StoreError> {
+        let mut found = BTreeMap::new();
+        for some in runs.chunks(ORIGINS_AT_ONCE) {
+            let mut query = Query::new(
+                "WITH RECURSIVE up (run, own, parent_run, event, rule, created_at, place) AS (
+                     SELECT id, workflow, parent_run, event, rule, created_at, 0 FROM runs WHERE id IN (",
+            );
+            query.push_list(some.iter().map(|run| run.0));
+            query.push(
+                ")
+                     UNION ALL
+                     SELECT up.run, up.own, runs.parent_run, runs.event, runs.rule, runs.created_at, up.place + 1
+                     FROM up JOIN runs ON runs.id = up.parent_run WHERE up.place < 100
+                 )
+                 SELECT up.run, up.own, up.event, up.rule, up.created_at, events.received_at
+                 FROM up LEFT JOIN events ON events.id = up.event WHERE up.parent_run IS NULL",
+            );
+            #[expect(clippy::type_complexity, reason = "a row")]
+            let rows: Vec<(i64, String, Option<i64>, Option<String>, i64, Option<i64>)> =
+                query.fetch_all(self.readers()).await?;
+            found.extend(rows.into_iter().map(|(run, workflow, event, rule, created_at, received_at)| {
+                let origin = RunOrigin {
+                    workflow,
+                    event: event.map(EventId),
+                    rule,
+                    created_at: Timestamp(created_at),
+                    received_at: received_at.map(Timestamp),
+                };
+                (RunId(run), origin)
+            }));
+        }
+        Ok(found)
+    }
+
     /// A page of deployments, newest first.
     ///
     /// # Errors
@@ -146,6 +232,18 @@ impl Store {
         }
         if let Some(run) = filter.run {
             query.push(" AND run = ").push_bind(run.0);
+        }
+        if let Some(status) = filter.status {
+            query.push(" AND status = ").push_bind(json::word("status", &status)?);
+        }
+        if let Some(since) = filter.since {
+            query.push(" AND started_at >= ").push_bind(since.0);
+        }
+        if let Some(host) = &filter.host {
+            // Records are compact JSON: an entry begins with the host's name, or has it after a comma.
+            let entry = json::write("host", &Value::from(host.as_str()))?;
+            query.push(" AND hosts LIKE ").push_bind(format!("%\"name\":{}%", like(&entry)));
+            query.push(" ESCAPE '!'");
         }
         if let Some(before) = filter.before {
             query.push(" AND id < ").push_bind(before);
@@ -240,7 +338,8 @@ async fn refuse_other(tx: &mut Connection, new: &NewDeployment, environment: &st
             }
         }
     };
-    let own = past.iter().find(|one| one.version == new.version && Some(one.id) != there.map(|there| there.id));
+    let own =
+        past.iter().find(|one| one.version == new.version && Some(one.id) != there.map(|there| there.id));
     let own = match own {
         None => String::new(),
         Some(one) if one.status == DeploymentStatus::Restored => {
@@ -254,12 +353,25 @@ async fn refuse_other(tx: &mut Connection, new: &NewDeployment, environment: &st
     )))
 }
 
-const SELECT: &str = "SELECT id, app, environment, version, previous, run, status, started_at, finished_at, hosts FROM deployments";
+const SELECT: &str = "SELECT id, app, environment, version, previous, run, status, started_at, finished_at, hosts, restored_at, unique_key FROM deployments";
 
-type Row = (i64, String, String, String, Option<String>, Option<i64>, String, i64, Option<i64>, String);
+type Row = (
+    i64,
+    String,
+    String,
+    String,
+    Option<String>,
+    Option<i64>,
+    String,
+    i64,
+    Option<i64>,
+    String,
+    Option<i64>,
+    String,
+);
 
 fn read(
-    (id, app, environment, version, previous, run, status, started_at, finished_at, hosts): Row,
+    (id, app, environment, version, previous, run, status, started_at, finished_at, hosts, restored_at, key): Row,
 ) -> Result<StoredDeployment, StoreError> {
     let what = format!("deployment {id}");
     let deployment = Deployment {
@@ -272,8 +384,21 @@ fn read(
         status: json::of_word(&what, &status)?,
         started_at: Timestamp(started_at),
         finished_at: finished_at.map(Timestamp),
+        restored_at: restored_at.map(Timestamp),
     };
-    Ok(StoredDeployment { deployment, hosts: json::read(&what, &hosts)? })
+    Ok(StoredDeployment { deployment, step: step_of(&key), hosts: json::read(&what, &hosts)? })
+}
+
+/// The step in `RUN/STEP/VISIT`.
+fn step_of(key: &str) -> Option<String> {
+    let (_, rest) = key.split_once('/')?;
+    let (step, _) = rest.rsplit_once('/')?;
+    Some(step.to_owned())
+}
+
+/// The text with what `LIKE` would take for more than itself made plain.
+fn like(text: &str) -> String {
+    text.replace('!', "!!").replace('%', "!%").replace('_', "!_")
 }
 
 #[cfg(test)]
@@ -285,7 +410,11 @@ mod tests {
     use crate::model::Span;
     use crate::store::testing::{NOW, fresh, on_both};
 
-    on_both!(the_same_key_gets_the_same_record_and_previous_is_what_was_done_last,);
+    on_both!(
+        the_same_key_gets_the_same_record_and_previous_is_what_was_done_last,
+        deployments_are_found_by_host_status_and_time,
+        a_run_is_known_by_what_began_the_run_at_the_top,
+    );
 
     fn new(key: &str, version: &str) -> NewDeployment {
         NewDeployment {
@@ -332,6 +461,8 @@ mod tests {
             [third.id, second.id, first.deployment.id]
         );
         assert_eq!(all[1].deployment.finished_at, Some(NOW.plus(Span(1))));
+        assert_eq!(all[1].deployment.restored_at, Some(NOW.plus(Span(9))));
+        assert_eq!((all[0].deployment.restored_at, all[0].step.as_deref()), (None, Some("deploy")));
         assert_eq!(store.deployment(third.id).await.unwrap().unwrap().deployment, third);
         let newest = async |which| -> Vec<i64> {
             let found = store.newest_deployments(Some("hello"), which).await.unwrap();
@@ -341,6 +472,61 @@ mod tests {
         assert_eq!(newest(Newest::NotTakenBack).await, [third.id]);
         let missing = store.update_deployment(99, DeploymentStatus::Done, &json!([]), NOW).await;
         assert_eq!(missing, Err(StoreError::Missing("deployment 99".to_owned())));
+    }
+
+    async fn deployments_are_found_by_host_status_and_time() {
+        let (_folder, store) = fresh().await;
+        let put = async |key: &str, version: &str, hosts: Value, status, at: u64| {
+            let at = NOW.plus(Span(at));
+            let id = store.begin_deployment(new(key, version), at).await.unwrap().deployment.id;
+            store.update_deployment(id, status, &hosts, at).await.unwrap();
+        };
+        put(
+            "1/a/b/1",
+            "1.0",
+            json!([{"name": "h%1", "ok": true}, {"name": "h_2"}]),
+            DeploymentStatus::Done,
+            1,
+        )
+        .await;
+        put("2/roll/1", "2.0", json!([{"name": "hx1"}, {"name": "a\"b"}]), DeploymentStatus::Failed, 2).await;
+        let found = async |filter: DeploymentFilter| -> Vec<String> {
+            let found = store.deployments(&DeploymentFilter { limit: 9, ..filter }).await.unwrap();
+            found.into_iter().map(|one| one.deployment.version).collect()
+        };
+        let of_host =
+            |host: &str| DeploymentFilter { host: Some(host.to_owned()), ..DeploymentFilter::default() };
+        assert_eq!(found(of_host("h%1")).await, ["1.0"]);
+        assert_eq!(found(of_host("h_2")).await, ["1.0"]);
+        assert_eq!(found(of_host("a\"b")).await, ["2.0"]);
+        assert!(found(of_host("h1")).await.is_empty());
+        let failed =
+            DeploymentFilter { status: Some(DeploymentStatus::Failed), ..DeploymentFilter::default() };
+        assert_eq!(found(failed).await, ["2.0"]);
+        let late = DeploymentFilter { since: Some(NOW.plus(Span(2))), ..DeploymentFilter::default() };
+        assert_eq!(found(late).await, ["2.0"]);
+        let recent = store.recent_deployments(Some("hello"), 1).await.unwrap();
+        assert_eq!((recent.len(), recent[0].deployment.version.as_str()), (1, "2.0"));
+        assert_eq!(store.recent_deployments(None, 9).await.unwrap()[1].step.as_deref(), Some("a/b"));
+    }
+
+    async fn a_run_is_known_by_what_began_the_run_at_the_top() {
+        let (_folder, store) = fresh().await;
+        let event = crate::store::testing::event("github.push", None);
+        let event = store.add_events(vec![event], NOW).await.unwrap()[0].id;
+        let mut top = crate::store::testing::new_run();
+        (top.run.event, top.run.rule) = (Some(event), Some("site.ci".to_owned()));
+        let top = store.insert_run(top, None, NOW.plus(Span(5))).await.unwrap().id;
+        let mut child = crate::store::testing::new_run();
+        child.run.workflow = "deploy.rollback".to_owned();
+        child.run.parent = Some(crate::model::run::Parent { run: top, step: "s".to_owned(), visit: 1 });
+        let child = store.insert_run(child, None, NOW.plus(Span(9))).await.unwrap().id;
+        let found = store.origins(&[top, child, RunId(99)]).await.unwrap();
+        assert_eq!(found.len(), 2);
+        let of_child = &found[&child];
+        assert_eq!((of_child.workflow.as_str(), of_child.event), ("deploy.rollback", Some(event)));
+        assert_eq!((of_child.rule.as_deref(), of_child.received_at), (Some("site.ci"), Some(NOW)));
+        assert_eq!(of_child.created_at, found[&top].created_at);
     }
 
     #[tokio::test]

@@ -41,6 +41,7 @@ pub(super) const ALL: &[Migration] = &[
     migration!(8, "0008_artefacts", oldest: 1),
     migration!(9, "0009_cursors", oldest: 1),
     migration!(10, "0010_rule_windows", oldest: 1),
+    migration!(11, "0011_restored", oldest: 1),
 ];
 
 const VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_version (

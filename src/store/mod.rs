@@ -54,7 +54,7 @@ pub use attempts::{AttemptFilter, AttemptState, InFlight};
 pub use audit::{AuditFilter, AuditRow, NewAudit};
 pub use cursors::{Cursor, CursorMove};
 pub use db::{Location, Store};
-pub use deployments::{DeploymentFilter, NewDeployment, Newest, StoredDeployment};
+pub use deployments::{DeploymentFilter, NewDeployment, Newest, RunOrigin, StoredDeployment};
 pub use error::StoreError;
 pub use events::{AddedEvent, DEDUP_LIVES, EventFilter};
 pub use inbox::InboxRow;

@@ -437,6 +437,7 @@ impl Voice {
             other @ (Request::KvGet { .. }
             | Request::BeginDeployment { .. }
             | Request::Deployment { .. }
+            | Request::WayBack { .. }
             | Request::HasArtefact { .. }
             | Request::PutArtefact { .. }
             | Request::GetArtefact { .. }) => other,

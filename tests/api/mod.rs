@@ -18,3 +18,4 @@ mod secrets;
 mod small_packs;
 mod way_back;
 mod webhooks;
+mod whereabouts;

@@ -11,30 +11,37 @@ use siskin::model::Timestamp;
 
 use crate::support::server::Server;
 
-struct World {
-    folder: tempfile::TempDir,
-    server: Server,
+pub(super) struct World {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) server: Server,
 }
 
 impl World {
-    /// Two hosts, and versions 1.0, 2.0 and 3.0 in their repository. With 3.0 on it, no host is healthy.
-    fn new() -> World {
+    /// Two hosts and a canary, and versions 1.0, 2.0 and 3.0 in their repository. With 3.0 on it, no host of production is healthy.
+    pub(super) fn new() -> World {
         let folder = tempfile::tempdir().unwrap();
-        let roots = ["h1", "h2"].map(|name| folder.path().join(name));
+        let roots = ["h1", "h2", "c1"].map(|name| folder.path().join(name));
         let hosts = roots.each_ref().map(|root| {
             let name = root.file_name().unwrap().to_string_lossy().into_owned();
             format!("{{name: {name}, root: {}}}", root.display())
         });
         let app = format!(
-            "owner: team\nenvironments:\n  production:\n    hosts: [{}]\n    check: {{script: '! grep 3.0 opt/shop/version', tries: 1}}\n  empty:\n    hosts: [{}]\n",
-            hosts.join(", "),
+            "owner: team\nenvironments:\n  production:\n    suite: stable\n    hosts: [{}]\n    check: {{script: '! grep 3.0 opt/shop/version', tries: 1}}\n  empty:\n    hosts: [{}]\n  canary:\n    hosts: [{}]\n",
+            hosts[..2].join(", "),
             hosts[0],
+            hosts[2],
         );
-        let workflow = "description: d\ninput: {version: string, fails: {type: boolean, default: false}}\nsteps:\n  - id: roll\n    run: deploy.roll\n    with: {app: shop, version: \"{{ input.version }}\", environment: production}\n    lock: deploy/shop/production\n  - {id: after, when: input.fails, run: core.fail, with: {message: no}}\n";
+        let workflow = "description: d\ninput: {version: string, commit: {type: string, optional: true}, environment: {type: string, default: production}, fails: {type: boolean, default: false}}\nsteps:\n  - id: roll\n    run: deploy.roll\n    with: {app: shop, version: \"{{ input.version }}\", environment: \"{{ input.environment }}\"}\n    lock: \"deploy/shop/{{ input.environment }}\"\n  - {id: after, when: input.fails, run: core.fail, with: {message: no}}\n";
+        let rule = "description: d\ntrigger: site.go\nrun: site.put\nwith: {version: \"{{ event.version }}\", environment: \"{{ event.environment }}\", commit: \"{{ event.commit }}\"}\n";
         let server = Server::start(&[
             ("apps/shop.yaml", &app),
+            (
+                "siskin.yaml",
+                &format!("config: {{apt: {{repository: {}}}}}\n", folder.path().join("apt").display()),
+            ),
             ("workflows/put.yaml", workflow),
             ("triggers/go.yaml", "description: d\n"),
+            ("rules/on_go.yaml", rule),
         ]);
         let world = World { folder, server };
         world.publish();
@@ -46,6 +53,14 @@ impl World {
         world
     }
 
+    /// The version is no longer in the suite.
+    pub(super) fn unpublish(&self, version: &str) {
+        let now = Timestamp(jiff::Timestamp::now().as_millisecond());
+        let repository = Repository::open(&self.folder.path().join("apt")).unwrap();
+        let key = Key::for_repository(repository.root(), &self.folder.path().join("key.asc"), now).unwrap();
+        repository.remove(&format!("shop={version}").parse().unwrap(), "stable", &key, now).unwrap();
+    }
+
     fn publish(&self) {
         let debs: Vec<_> = ["1.0", "2.0", "3.0"].map(|version| deb(self.folder.path(), version)).into();
         let now = Timestamp(jiff::Timestamp::now().as_millisecond());
@@ -54,7 +69,7 @@ impl World {
         repository.publish(&Publish { suite: "stable", component: "main", debs: &debs }, &key, now).unwrap();
     }
 
-    fn put(&self, version: &str, fails: bool) -> Value {
+    pub(super) fn put(&self, version: &str, fails: bool) -> Value {
         self.server.run_to_end("site.put", json!({"version": version, "fails": fails}))
     }
 
@@ -71,7 +86,7 @@ impl World {
         self.installed()
     }
 
-    fn installed(&self) -> [String; 2] {
+    pub(super) fn installed(&self) -> [String; 2] {
         ["h1", "h2"].map(|name| {
             let admin = self.folder.path().join(name).join("var/lib/dpkg");
             let output = Command::new("dpkg-query")

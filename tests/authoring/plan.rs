@@ -163,6 +163,63 @@ fn a_change_of_a_function_or_an_input_reaches_the_rules_that_use_it() {
 }
 
 #[test]
+fn what_a_change_means_for_sources_and_for_rules_that_stay_is_said() {
+    let hook = "kind: webhook\npath: things\nverify: {token: {header: X-Token, secret: things}}\ntrigger: things.came\n";
+    let inner = "steps:\n  - {id: a, run: core.noop, timeout: 1m}\n";
+    let server = Server::start(&[
+        ("packs/things/pack.yaml", "config: {name: {type: string, optional: true}}\n"),
+        ("packs/things/triggers/came.yaml", "description: d\n"),
+        ("packs/things/sources/hook.yaml", hook),
+        ("packs/things/sources/gone.yaml", &hook.replace("path: things", "path: gone")),
+        ("rules/comes.yaml", "trigger: things.came\nrun: site.outer\n"),
+        ("rules/direct.yaml", "trigger: things.came\nrun: site.inner\n"),
+        ("workflows/outer.yaml", "steps:\n  - {id: a, run: site.inner}\n"),
+        ("workflows/inner.yaml", inner),
+        ("siskin.yaml", "config: {things: {name: one}}\n"),
+    ]);
+    let tree = working_tree(&server);
+    let write = |path: &str, text: &str| fs::write(tree.path().join(path), text).unwrap();
+    write("workflows/inner.yaml", &inner.replace("1m", "2m"));
+    write(
+        "packs/things/sources/hook.yaml",
+        &hook.replace("path: things", "path: other").replace("X-Token", "X-Key"),
+    );
+    fs::remove_file(tree.path().join("packs/things/sources/gone.yaml")).unwrap();
+    let (status, changed) = plan(&server, tree.path());
+    assert_eq!(status, Some(0), "{changed}");
+    let means = |plan: &Value, name: &str| {
+        let changes = plan["changes"].as_array().unwrap();
+        changes.iter().find(|change| change["name"] == name).unwrap_or_else(|| panic!("{name}: {plan}"))["means"].clone()
+    };
+    assert_eq!(
+        means(&changed, "site.inner"),
+        json!(["rule site.comes comes to it through site.outer", "rule site.direct starts it"])
+    );
+    assert_eq!(
+        means(&changed, "things.hook"),
+        json!([
+            "deliveries to /hooks/things are refused from then on; senders have to be told /hooks/other",
+            "deliveries have to prove otherwise where they come from"
+        ])
+    );
+    assert_eq!(means(&changed, "things.gone"), json!(["deliveries to /hooks/gone are refused from then on"]));
+    let said = server.cli(&["plan", "--site", tree.path().to_str().unwrap()]);
+    assert!(String::from_utf8(said.stdout).unwrap().contains("senders have to be told /hooks/other"));
+
+    // Settings in siskin.yaml change sources whose files do not.
+    let tree = working_tree(&server);
+    fs::write(tree.path().join("siskin.yaml"), "config: {things: {name: two}}\n").unwrap();
+    let (_, settings) = plan(&server, tree.path());
+    let changes = settings["changes"].as_array().unwrap();
+    let source =
+        changes.iter().find(|change| change["name"] == "things.hook").unwrap_or_else(|| panic!("{settings}"));
+    assert_eq!(
+        (&source["kind"], &source["how"]),
+        (&json!("source"), &json!(["~ config.name (siskin.yaml)"]))
+    );
+}
+
+#[test]
 fn a_plan_that_is_asked_wrongly_is_refused() {
     let server = Server::start(&[]);
     for (body, status) in [

@@ -33,7 +33,7 @@ impl World {
         let from_consul = format!("consul: shop, role: app, roots: {roots}");
         fs::write(folder.path().join("list"), "h2 # by hand\nh1\n").unwrap();
         let app = format!(
-            "owner: team\nenvironments:\n  canary: {{hosts: {{{from_consul}}}, advertise: {{consul: '{{app}}::canary_version'}}}}\n  sick: {{hosts: {{{from_consul}}}, check: {{script: 'false', tries: 1}}, advertise: {{consul: 'shop::version'}}}}\n  own: {{hosts: {{{from_consul}}}, advertise: {{kv: '{{app}}/{{environment}}'}}}}\n  production: {{hosts: {{{from_consul}}}}}\n  careful: {{hosts: {{{from_consul}, at_least: 3}}}}\n  listed: {{hosts: {{file: {roots}/list}}}}\n  told: {{hosts: {{command: \"printf '[\\\"h3\\\"]'\", ssh: {{user: deploy}}}}}}\n  broken: {{hosts: {{command: [\"false\"]}}}}\n"
+            "owner: team\nenvironments:\n  canary: {{hosts: {{{from_consul}}}, advertise: {{consul: '{{app}}::canary_version'}}}}\n  sick: {{hosts: {{{from_consul}}}, check: {{script: 'false', tries: 1}}, advertise: {{consul: 'shop::version'}}}}\n  own: {{hosts: {{{from_consul}}}, advertise: {{kv: '{{app}}/{{environment}}'}}}}\n  production: {{hosts: {{{from_consul}}}}}\n  asked: {{hosts: {{{from_consul}, canary: false}}, check: {{consul: shop, tag: 'shop::app', tries: 2, interval: 50ms}}}}\n  careful: {{hosts: {{{from_consul}, at_least: 3}}}}\n  listed: {{hosts: {{file: {roots}/list}}}}\n  told: {{hosts: {{command: \"printf '[\\\"h3\\\"]'\", ssh: {{user: deploy}}}}}}\n  broken: {{hosts: {{command: [\"false\"]}}}}\n"
         );
         let site = format!(
             "config: {{deploy: {{consul_address: \"{}\", consul_token_secret: consul_token}}}}\n",
@@ -202,4 +202,17 @@ fn the_version_is_advertised_before_hosts_are_touched_and_put_back_when_the_roll
     assert_eq!(world.server.get("/kv/shop/own")["value"], "1.0");
     restore(&rolled);
     assert_eq!(world.server.get("/kv/shop/own")["value"], Value::Null);
+}
+
+#[test]
+fn consul_says_whether_a_host_is_well_and_is_asked_again_until_it_does() {
+    let world = World::new();
+    let checked = world.run("deploy.check", "asked");
+    assert_eq!(checked["output"]["healthy"], false, "{checked}");
+    let hosts = &checked["output"]["hosts"];
+    assert_eq!((&hosts[0]["ok"], &hosts[1]["ok"]), (&json!(true), &json!(true)), "{hosts}");
+    let why = hosts[2]["error"].as_str().unwrap();
+    assert!(why.contains("the health check failed, 2 tries: `shop` on h3 in Consul at 127.0.0.1:"), "{why}");
+    assert!(why.ends_with("is critical (instance shop)"), "{why}");
+    assert_eq!(world.roll("asked")["status"], "succeeded");
 }

@@ -13,45 +13,45 @@ use siskin::model::{Span, Timestamp};
 
 use super::{Host, output, package, run, scratch, text};
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     Timestamp(jiff::Timestamp::now().as_millisecond())
 }
 
 /// A repository with its key beside it.
-struct Place {
+pub(super) struct Place {
     scratch: tempfile::TempDir,
 }
 
 impl Place {
-    fn new() -> Place {
+    pub(super) fn new() -> Place {
         Place { scratch: scratch() }
     }
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.scratch.path()
     }
-    fn root(&self) -> PathBuf {
+    pub(super) fn root(&self) -> PathBuf {
         self.path().join("repository")
     }
-    fn key_path(&self) -> PathBuf {
+    pub(super) fn key_path(&self) -> PathBuf {
         self.path().join("private/key.asc")
     }
-    fn key(&self) -> Key {
+    pub(super) fn key(&self) -> Key {
         Key::for_repository(&self.root(), &self.key_path(), now()).unwrap()
     }
-    fn repository(&self) -> Repository {
+    pub(super) fn repository(&self) -> Repository {
         Repository::open_or_create(&self.root()).unwrap()
     }
-    fn deb(&self, name: &str, version: &str, word: &str) -> PathBuf {
+    pub(super) fn deb(&self, name: &str, version: &str, word: &str) -> PathBuf {
         package(self.path(), name, version, word).path
     }
-    fn publish(&self, suite: &str, debs: &[PathBuf]) -> Result<Change, Error> {
+    pub(super) fn publish(&self, suite: &str, debs: &[PathBuf]) -> Result<Change, Error> {
         publish(&self.repository(), &self.key(), suite, debs)
     }
-    fn assert_sound(&self) {
+    pub(super) fn assert_sound(&self) {
         assert_eq!(self.repository().verify(now()).unwrap().problems, [""; 0]);
     }
     /// Every file and link, with what it holds.
-    fn everything(&self) -> BTreeSet<(PathBuf, Vec<u8>)> {
+    pub(super) fn everything(&self) -> BTreeSet<(PathBuf, Vec<u8>)> {
         let mut found = BTreeSet::new();
         let mut waiting = vec![self.root()];
         while let Some(path) = waiting.pop() {
@@ -71,11 +71,16 @@ impl Place {
     }
 }
 
-fn publish(repository: &Repository, key: &Key, suite: &str, debs: &[PathBuf]) -> Result<Change, Error> {
+pub(super) fn publish(
+    repository: &Repository,
+    key: &Key,
+    suite: &str,
+    debs: &[PathBuf],
+) -> Result<Change, Error> {
     repository.publish(&Publish { suite, component: "main", debs }, key, now())
 }
 
-fn versions(listed: &[Listed]) -> Vec<String> {
+pub(super) fn versions(listed: &[Listed]) -> Vec<String> {
     listed.iter().map(|package| format!("{} {}", package.name, package.version)).collect()
 }
 

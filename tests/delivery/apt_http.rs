@@ -187,7 +187,9 @@ fn nothing_but_what_is_published_is_served() {
         let answer = served.get(path, &[]);
         assert_eq!(answer.status().as_u16(), 404, "{path}");
         let body = answer.text().unwrap();
-        assert!(body.starts_with("not found") && !body.contains("secret"), "{path}: {body}");
+        // A client resolves `..` itself, and then asks for something outside of /apt/.
+        let is_ours = body.starts_with("not found") || path.starts_with("%2e");
+        assert!(is_ours && !body.contains("secret"), "{path}: {body}");
     }
     let posted = client().post(format!("{}/dists/stable/InRelease", served.address())).send().unwrap();
     assert_eq!(posted.status().as_u16(), 405);

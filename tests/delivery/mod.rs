@@ -3,6 +3,9 @@
 
 mod apt;
 mod apt_http;
+mod apt_keep;
+mod apt_drive;
+mod apt_mirror;
 mod deb;
 mod package;
 mod rpm;

@@ -275,7 +275,8 @@ async fn hosts_go_back_to_what_they_had_newest_first_and_over_failures() {
     let mut previous = rolled.previous;
     previous.push(Previous { host: "gone".into(), package: "demo".into(), version: None });
     let notes = Notes::default();
-    let way = WayBack { previous, hosts: hosts.clone(), timeout: Span::minutes(1), traffic: None, health: None };
+    let way =
+        WayBack { previous, hosts: hosts.clone(), timeout: Span::minutes(1), traffic: None, health: None };
     let restored = rollout::restore(&way, &notes, &CancellationToken::new()).await;
     assert_eq!(*notes.done.lock().unwrap(), ["gone", "h2", "h1"]);
     assert_eq!(restored.hosts.iter().map(|host| host.ok).collect::<Vec<_>>(), [false, true, true]);
@@ -390,9 +391,16 @@ async fn a_host_is_asked_over_http_and_tcp_and_the_error_says_what_was_asked_and
     let host = place.host("h1");
     let http = |host: Option<&str>, contains: Option<&str>| {
         let (host, contains) = (host.map(str::to_owned), contains.map(str::to_owned));
-        asked(Question::Http(Http { url: "/health".into(), port: Some(port), host, expect: Vec::new(), contains }))
+        asked(Question::Http(Http {
+            url: "/health".into(),
+            port: Some(port),
+            host,
+            expect: Vec::new(),
+            contains,
+        }))
     };
-    let with = async |health: Option<Check>| roll(&Plan { health, ..place.plan("1.0", vec![host.clone()]) }).await;
+    let with =
+        async |health: Option<Check>| roll(&Plan { health, ..place.plan("1.0", vec![host.clone()]) }).await;
     let well = with(http(Some("shop.example.org"), Some("well"))).await;
     assert!(well.ok, "{:?}", well.error);
     assert_eq!(with(asked(Question::Tcp(port))).await.error, None);
@@ -437,7 +445,8 @@ async fn two_rolls_of_other_packages_never_change_one_host_at_once() {
     place.until_there("h1/holding").await;
     let notes = std::sync::Arc::new(Notes::default());
     let second = tokio::spawn({
-        let plan = Plan { key: "other".into(), allow_downgrade: true, ..place.plan("1.0", vec![local.clone()]) };
+        let plan =
+            Plan { key: "other".into(), allow_downgrade: true, ..place.plan("1.0", vec![local.clone()]) };
         let notes = notes.clone();
         async move { rollout::roll(&plan, &*notes, &CancellationToken::new()).await.error }
     });
@@ -458,7 +467,11 @@ async fn two_rolls_of_other_packages_never_change_one_host_at_once() {
     let refused = hosts::hold(&local, Span::seconds(1), &mut || (), &CancellationToken::new()).await;
     assert!(matches!(refused, Err(HostError::Locked { .. })));
     drop(held);
-    hosts::hold(&local, Span::minutes(1), &mut || (), &CancellationToken::new()).await.unwrap().release().await;
+    hosts::hold(&local, Span::minutes(1), &mut || (), &CancellationToken::new())
+        .await
+        .unwrap()
+        .release()
+        .await;
 }
 
 #[tokio::test]
@@ -478,7 +491,10 @@ async fn no_more_hosts_are_taken_out_than_may_be_away() {
         ..place.plan("1.1", hosts.clone())
     };
     let rolled = roll(&plan(Batch::Hosts(1))).await;
-    assert_eq!(rolled.hosts.iter().map(|host| (host.host.as_str(), host.ok)).collect::<Vec<_>>(), [("h4", false)]);
+    assert_eq!(
+        rolled.hosts.iter().map(|host| (host.host.as_str(), host.ok)).collect::<Vec<_>>(),
+        [("h4", false)]
+    );
     assert_eq!(rolled.untouched, ["h1", "h2", "h3"]);
 
     std::fs::remove_file(place.path("h4/ill")).unwrap();
@@ -491,5 +507,8 @@ async fn no_more_hosts_are_taken_out_than_may_be_away() {
 
     let beside = Plan { ill: vec!["h5".into()], ..plan(Batch::Hosts(1)) };
     let why = roll(&Plan { key: "3".into(), ..beside }).await.error.unwrap();
-    assert!(why.contains("1 hosts are away already and `max_unavailable` lets 1 be") && why.contains("h5"), "{why}");
+    assert!(
+        why.contains("1 hosts are away already and `max_unavailable` lets 1 be") && why.contains("h5"),
+        "{why}"
+    );
 }

@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, reason = "says how many kill points were tried")]
 
+mod build;
 mod demo;
 mod disk;
 mod hosts;

@@ -23,6 +23,10 @@ struct Inner {
     answers_next_change: Option<u16>,
     /// Every request is answered so, with these headers.
     refuses: Option<(u16, &'static str, &'static str)>,
+    /// So many requests are refused, the next ones.
+    times: Option<u32>,
+    /// The next look at a list sees nothing, as if it had been there before what somebody else makes.
+    blind_once: bool,
 }
 
 /// A forge that runs. Its only token is `t0ken`.
@@ -62,6 +66,16 @@ impl Forge {
         self.lock().answers_next_change = Some(502);
     }
 
+    /// Refuses the next requests, so many.
+    pub(crate) fn refuse_times(&self, times: u32, with: (u16, &'static str, &'static str)) {
+        let mut inner = self.lock();
+        (inner.refuses, inner.times) = (Some(with), Some(times));
+    }
+
+    pub(crate) fn see_nothing_once(&self) {
+        self.lock().blind_once = true;
+    }
+
     pub(crate) fn refuse(&self, with: Option<(u16, &'static str, &'static str)>) {
         self.lock().refuses = with;
     }
@@ -75,6 +89,18 @@ fn add(inner: &mut Inner, path: &str, mut entry: Value) -> Value {
     inner.next_id += 1;
     entry["id"] = json!(inner.next_id);
     entry["html_url"] = json!(format!("https://forge/{path}/{}", inner.next_id));
+    if path.ends_with("/merge_requests") {
+        entry["iid"] = json!(inner.next_id + 500);
+        entry["web_url"] = json!(format!("https://forge/{path}/{}", inner.next_id + 500));
+        entry["state"] = json!("opened");
+    }
+    if path.contains("api/v4/") && path.ends_with("/deployments") {
+        entry["environment"] = json!({"id": 1, "name": entry["environment"]});
+    }
+    if path.ends_with("/discussions") {
+        let id = inner.next_id;
+        entry = json!({"id": format!("d{id}"), "notes": [{"id": id, "body": entry["body"]}]});
+    }
     if path.ends_with("/pulls") {
         entry["number"] = json!(inner.next_id);
         entry["head"] = json!({"ref": entry["head"]});
@@ -95,12 +121,25 @@ async fn answer(
     let path = head.uri.path().trim_start_matches('/').to_owned();
     let mut inner = forge.lock();
     if let Some((status, name, value)) = inner.refuses {
+        if let Some(times) = inner.times.as_mut() {
+            *times -= 1;
+            if *times == 0 {
+                (inner.refuses, inner.times) = (None, None);
+            }
+        }
         return (StatusCode::from_u16(status).unwrap(), [(name, value)], "no").into_response();
     }
     if !has_token(&path, &head.headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
     if head.method == Method::GET {
+        if std::mem::take(&mut inner.blind_once) {
+            let nothing = match path.rsplit('/').next() {
+                Some("check-runs") => json!({"check_runs": []}),
+                _ => json!([]),
+            };
+            return axum::Json(nothing).into_response();
+        }
         return listed(&inner, &path, &query);
     }
     inner.changes.push(format!("{} {path}", head.method));
@@ -152,6 +191,9 @@ fn listed(inner: &Inner, path: &str, query: &HashMap<String, String>) -> Respons
 }
 
 fn changed(inner: &mut Inner, method: &Method, path: &str, body: Value) -> (u16, Value) {
+    if method == Method::PUT {
+        return put(inner, path, &body);
+    }
     if method == Method::PATCH {
         let id: u64 = path.rsplit('/').next().unwrap().parse().unwrap();
         if let Some(entry) = inner.lists.values_mut().flatten().find(|entry| entry["id"] == id) {
@@ -169,7 +211,22 @@ fn changed(inner: &mut Inner, method: &Method, path: &str, body: Value) -> (u16,
             list = format!("{project}/commits/{}/check-runs", body["head_sha"].as_str().unwrap());
         }
         let same_tag = |entry: &Value| path.ends_with("/releases") && entry["tag_name"] == body["tag_name"];
-        if inner.lists.get(&list).is_some_and(|entries| entries.iter().any(same_tag)) {
+        let same_branch = |entry: &Value| {
+            (path.ends_with("/pulls") && entry["head"]["ref"] == body["head"])
+                || (path.ends_with("/merge_requests") && entry["source_branch"] == body["source_branch"])
+        };
+        let is_there =
+            |same: &dyn Fn(&Value) -> bool| inner.lists.get(&list).is_some_and(|all| all.iter().any(same));
+        if is_there(&same_branch) || (is_there(&same_tag) && path.starts_with("api/")) {
+            return match path.starts_with("api/") {
+                true => (409, json!({"message": ["Another open merge request or release already exists"]})),
+                false => (
+                    422,
+                    json!({"message": "Validation Failed", "errors": [{"message": "A pull request already exists for acme:bump."}]}),
+                ),
+            };
+        }
+        if is_there(&same_tag) {
             return (422, json!({"message": "Validation Failed", "errors": [{"code": "already_exists"}]}));
         }
         return (201, add(inner, &list, body));
@@ -191,4 +248,32 @@ fn changed(inner: &mut Inner, method: &Method, path: &str, body: Value) -> (u16,
         entry["status"] = entry["state"].clone();
     }
     (201, add(inner, &format!("{project}/commits/{commit}/statuses"), entry))
+}
+
+/// GitLab's way of changing: the last part of the path names an entry, by what its list is known by.
+fn put(inner: &mut Inner, path: &str, body: &Value) -> (u16, Value) {
+    let (list, name) = path.rsplit_once('/').unwrap();
+    let name = name.replace("%2F", "/");
+    let laid_over = |entry: &mut Value| {
+        for (key, value) in body.as_object().unwrap() {
+            entry[key] = value.clone();
+        }
+        (200, entry.clone())
+    };
+    if let Some((list, discussion)) = list.strip_suffix("/notes").and_then(|rest| rest.rsplit_once('/'))
+        && list.ends_with("/discussions")
+    {
+        let all = inner.lists.get_mut(list).into_iter().flatten();
+        return all
+            .into_iter()
+            .find(|one| one["id"] == discussion)
+            .map_or((404, Value::Null), |one| laid_over(&mut one["notes"][0]));
+    }
+    let key = match list.rsplit('/').next().unwrap() {
+        "merge_requests" => "iid",
+        "releases" => "tag_name",
+        _ => "id",
+    };
+    let is = |entry: &&mut Value| entry[key] == name || entry[key].to_string() == name;
+    inner.lists.get_mut(list).into_iter().flatten().find(is).map_or((404, Value::Null), laid_over)
 }

@@ -142,6 +142,7 @@ fn answer(
                 status: DeploymentStatus::Rolling,
                 started_at: Timestamp(id),
                 finished_at: None,
+                restored_at: None,
             };
             asked.push("begin".into());
             reply(deployments.entry(id).or_insert((deployment, Value::Null)))

@@ -126,7 +126,8 @@ impl Repository {
         Ok(())
     }
 
-    fn check_known_suite(&self, suite: &str) -> Result<(), Error> {
+    /// Whether this repository may have a suite of this name.
+    pub fn check_known_suite(&self, suite: &str) -> Result<(), Error> {
         check_suite(suite)?;
         let known = &self.settings.suites;
         if known.is_empty() || known.iter().any(|name| name == suite) {

@@ -99,7 +99,9 @@ impl Balancer {
 
     /// Each backend of each HAProxy.
     pub(super) fn backends(&self) -> impl Iterator<Item = (&Haproxy, &str)> {
-        self.haproxies.iter().flat_map(|haproxy| self.backends.iter().map(move |backend| (haproxy, backend.as_str())))
+        self.haproxies
+            .iter()
+            .flat_map(|haproxy| self.backends.iter().map(move |backend| (haproxy, backend.as_str())))
     }
 
     /// What a host is called in HAProxy.
@@ -166,7 +168,18 @@ impl Traffic for Balanced {
     }
 
     fn take_out<'a>(&'a self, host: &'a Host, how: TakeOut) -> BoxFuture<'a, Result<(), String>> {
-        Box::pin(self.drain(&host.name, how))
+        Box::pin(async move {
+            let noted = self.noted(&host.name).await?;
+            let drained = self.drain(&host.name, how, &noted).await;
+            // Nobody has changed anything on it, so it can go on as it was.
+            if drained.is_err()
+                && noted.is_empty()
+                && let Err(error) = self.give_back(&host.name, false).await
+            {
+                self.note(&host.name, &error);
+            }
+            drained
+        })
     }
 
     fn bring_back<'a>(&'a self, host: &'a Host, wait: bool) -> BoxFuture<'a, Result<(), String>> {
@@ -201,8 +214,7 @@ impl Balanced {
         self.line.output(Stream::Note, format!("{host}: {text}\n").as_bytes());
     }
 
-    async fn drain(&self, host: &str, how: TakeOut) -> Result<(), String> {
-        let noted = self.noted(host).await?;
+    async fn drain(&self, host: &str, how: TakeOut, noted: &[String]) -> Result<(), String> {
         if how == TakeOut::IfBegun && noted.is_empty() {
             return Ok(());
         }
@@ -212,7 +224,10 @@ impl Balanced {
             let server = match place.look().await {
                 Ok(server) => server,
                 Err(error) if how == TakeOut::IfPossible => {
-                    self.note(host, &format!("{error}; going on, since taking the version back matters more"));
+                    self.note(
+                        host,
+                        &format!("{error}; going on, since taking the version back matters more"),
+                    );
                     if is_noted {
                         ours.push(place);
                     }
@@ -221,6 +236,8 @@ impl Balanced {
                 Err(error) => return Err(error.to_string()),
             };
             match server.wanted {
+                // It has its traffic back already; only the note is left.
+                Wanted::Ready if how == TakeOut::IfBegun => (),
                 Wanted::Ready => {
                     to_drain.push(place.clone());
                     ours.push(place);
@@ -228,7 +245,10 @@ impl Balanced {
                 // An attempt before this one did it.
                 Wanted::Drain if is_noted => ours.push(place),
                 Wanted::Drain | Wanted::Maint => {
-                    self.note(host, &format!("{} is {} already, and is left so", place.shown(), server.shown()));
+                    self.note(
+                        host,
+                        &format!("{} is {} already, and is left so", place.shown(), server.shown()),
+                    );
                 }
             }
         }
@@ -281,7 +301,10 @@ impl Balanced {
             match server.wanted {
                 Wanted::Ready => (), // It forgot the drain when it was restarted, or was told so by hand.
                 Wanted::Maint => {
-                    self.note(host, &format!("{} was put in maintenance meanwhile, and is left so", place.shown()));
+                    self.note(
+                        host,
+                        &format!("{} was put in maintenance meanwhile, and is left so", place.shown()),
+                    );
                 }
                 Wanted::Drain => {
                     let done = place.haproxy.set_wanted(&place.backend, &place.server, Wanted::Ready).await;
@@ -292,7 +315,9 @@ impl Balanced {
         if wait && let Err(error) = self.wait_until_up(&ours).await {
             // Out again, everywhere: what HAProxy holds for ill must not get traffic by and by.
             for place in &ours {
-                if let Err(error) = place.haproxy.set_wanted(&place.backend, &place.server, Wanted::Drain).await {
+                if let Err(error) =
+                    place.haproxy.set_wanted(&place.backend, &place.server, Wanted::Drain).await
+                {
                     self.note(host, &error.to_string());
                 }
             }
@@ -316,7 +341,10 @@ impl Balanced {
                 }
                 if Instant::now() >= end {
                     let (status, span) = (server.shown(), self.balancer.ready);
-                    return Err(format!("HAProxy does not hold {} for up after {span}: {status}", place.shown()));
+                    return Err(format!(
+                        "HAProxy does not hold {} for up after {span}: {status}",
+                        place.shown()
+                    ));
                 }
                 self.pause().await?;
             }
@@ -393,7 +421,12 @@ mod tests {
         let shown: Vec<String> = balancer.places("web1").iter().map(Place::shown).collect();
         assert_eq!(
             shown,
-            ["/run/a.sock shop_canary/srv_web1", "/run/a.sock all/srv_web1", "lb:9999 shop_canary/srv_web1", "lb:9999 all/srv_web1"]
+            [
+                "/run/a.sock shop_canary/srv_web1",
+                "/run/a.sock all/srv_web1",
+                "lb:9999 shop_canary/srv_web1",
+                "lb:9999 all/srv_web1"
+            ]
         );
         let usual = Balancer::read(Some(&json!({"haproxy": "/a"})), "shop", "x").unwrap().unwrap();
         assert_eq!(usual.places("h")[0].shown(), "/a shop/h");

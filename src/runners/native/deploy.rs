@@ -46,13 +46,8 @@ pub(super) async fn roll(job: Job) -> Result<Done, Failure> {
     }
     let health = target.health(&job).await?;
     let as_on = optional_text(&job.parameters, "as_on")?.map(str::to_owned);
-    let begin = Request::BeginDeployment {
-        app: app.clone(),
-        environment,
-        version: version.clone(),
-        after,
-        as_on,
-    };
+    let begin =
+        Request::BeginDeployment { app: app.clone(), environment, version: version.clone(), after, as_on };
     let (deployment, known) = deployment(job.line.ask(begin).await)?;
     job.line.progress(object([("deployment", Value::from(deployment.id))])).await?;
     let touched = records_from(&known);

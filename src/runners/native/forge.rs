@@ -5,18 +5,20 @@
 //! | `*.status` | `repository`, `commit`, `context`, `state`, `description`, `target_url` | the status of a commit; `{changed, state}` |
 //! | `github.check` | `repository`, `commit`, `name`, `external_id`, `status`, `conclusion`, `title`, `summary`, `details_url` | a check run; `{changed, id}` |
 //! | `github.comment`, `gitea.comment` | `repository`, `number`, `key`, `body` | a comment on an issue or pull request; `{changed, id, url}` |
-//! | `github.pull_request` | `repository`, `head`, `base`, `title`, `body` | an open pull request; `{changed, number, url}` |
-//! | `github.release` | `repository`, `tag`, `name`, `body`, `commit`, `draft`, `prerelease` | a release; `{changed, id, url}` |
+//! | `github.pull_request`, `gitea.pull_request` | `repository`, `head`, `base`, `title`, `body` | an open pull request; `{changed, number, url}` |
+//! | `github.release`, `gitea.release` | `repository`, `tag`, `name`, `body`, `commit`, `draft`, `prerelease` | a release; `{changed, id, url}` |
 //! | `github.deployment` | `repository`, `commit`, `environment`, `key`, `state`, `description`, `log_url`, `environment_url` | a deployment with its state; `{changed, id}` |
 //!
-//! All take `url` and `token`, which the action files fill in from the pack's configuration and secret. Each says how things should be: it looks
+//! What GitLab has in another shape is in `gitlab.rs`. All take `url` and `token`, which the action files fill in from the pack's configuration and secret. Each says how things should be: it looks
 //! first, and changes what is not so. An attempt that begins again finds what the one before did, by context, external id, key, branch or tag,
 //! so nothing is there twice.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode, Url};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::super::http;
 use super::super::{Done, Failure, Job, optional_text, text_parameter};
@@ -27,39 +29,105 @@ const BODY_BYTES: usize = 8_000_000;
 /// How many entries a page has, and how many pages are looked through.
 const PAGE: usize = 100;
 const PAGES: usize = 10;
+/// Before another look, where an answer was lost.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
+/// A forge that wants to be asked later than that is not waited for.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Github,
     Gitlab,
     Gitea,
 }
 
 /// A forge, as the owner of a token.
-struct Forge {
+pub(super) struct Forge {
     kind: Kind,
     base: Url,
     token: Option<String>,
+    cancel: CancellationToken,
+    /// Something was changed, or may have been: its answer did not come.
+    changed: AtomicBool,
+    /// What went wrong may be over soon, or may have been done all the same: it is worth another look.
+    uncertain: AtomicBool,
 }
 
 pub(super) async fn github_status(job: Job) -> Result<Done, Failure> {
-    status(Forge::read(Kind::Github, &job)?, &job).await
+    steadily(Kind::Github, &job, status).await
 }
 
 pub(super) async fn gitea_status(job: Job) -> Result<Done, Failure> {
-    status(Forge::read(Kind::Gitea, &job)?, &job).await
+    steadily(Kind::Gitea, &job, status).await
 }
 
 pub(super) async fn gitlab_status(job: Job) -> Result<Done, Failure> {
-    status(Forge::read(Kind::Gitlab, &job)?, &job).await
+    steadily(Kind::Gitlab, &job, status).await
+}
+
+pub(super) async fn github_check(job: Job) -> Result<Done, Failure> {
+    steadily(Kind::Github, &job, check).await
 }
 
 pub(super) async fn github_comment(job: Job) -> Result<Done, Failure> {
-    comment(Forge::read(Kind::Github, &job)?, &job).await
+    steadily(Kind::Github, &job, comment).await
 }
 
 pub(super) async fn gitea_comment(job: Job) -> Result<Done, Failure> {
-    comment(Forge::read(Kind::Gitea, &job)?, &job).await
+    steadily(Kind::Gitea, &job, comment).await
+}
+
+pub(super) async fn github_pull_request(job: Job) -> Result<Done, Failure> {
+    steadily(Kind::Github, &job, pull_request).await
+}
+
+pub(super) async fn gitea_pull_request(job: Job) -> Result<Done, Failure> {
+    steadily(Kind::Gitea, &job, pull_request).await
+}
+
+pub(super) async fn github_release(job: Job) -> Result<Done, Failure> {
+    steadily(Kind::Github, &job, release).await
+}
+
+pub(super) async fn gitea_release(job: Job) -> Result<Done, Failure> {
+    steadily(Kind::Gitea, &job, release).await
+}
+
+pub(super) async fn github_deployment(job: Job) -> Result<Done, Failure> {
+    steadily(Kind::Github, &job, deployment).await
+}
+
+/// Does what looks first and changes what is not so; where an answer was lost, or somebody else was first, it looks again, so that what was done is found and
+/// not done twice.
+pub(super) async fn steadily(
+    kind: Kind,
+    job: &Job,
+    act: impl AsyncFn(&Forge, &Job) -> Result<Done, Failure>,
+) -> Result<Done, Failure> {
+    let mut has_changed = false;
+    for pause in [Some(PAUSES[0]), Some(PAUSES[1]), None] {
+        let forge = Forge::read(kind, job)?;
+        let result = act(&forge, job).await;
+        has_changed |= forge.changed.load(Ordering::Relaxed);
+        let failure = match result {
+            Ok(mut done) => {
+                if has_changed {
+                    done.output["changed"] = Value::from(true);
+                }
+                return Ok(done);
+            }
+            Err(failure) => failure,
+        };
+        let Some(pause) = pause.filter(|_| forge.uncertain.load(Ordering::Relaxed)) else {
+            return Err(failure);
+        };
+        job.note(&format!("{}; looking again in {} s", failure.error.message, pause.as_secs()));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => (),
+            () = job.cancel.cancelled() => return Err(Failure::cancelled()),
+        }
+    }
+    Err(Failure::cancelled())
 }
 
 /// The words for the state of a commit: ours, and each forge's.
@@ -83,7 +151,7 @@ fn state_word(kind: Kind, state: &str) -> Result<&'static str, Failure> {
     })
 }
 
-async fn status(forge: Forge, job: &Job) -> Result<Done, Failure> {
+async fn status(forge: &Forge, job: &Job) -> Result<Done, Failure> {
     let parameters = &job.parameters;
     let commit = commit(parameters)?;
     let context = text_parameter(parameters, "context")?;
@@ -139,8 +207,8 @@ async fn status(forge: Forge, job: &Job) -> Result<Done, Failure> {
     }
 }
 
-pub(super) async fn github_check(job: Job) -> Result<Done, Failure> {
-    let (forge, parameters) = (Forge::read(Kind::Github, &job)?, &job.parameters);
+async fn check(forge: &Forge, job: &Job) -> Result<Done, Failure> {
+    let parameters = &job.parameters;
     let project = forge.project(parameters)?;
     let commit = commit(parameters)?;
     let (name, external) = (text_parameter(parameters, "name")?, text_parameter(parameters, "external_id")?);
@@ -167,7 +235,7 @@ pub(super) async fn github_check(job: Job) -> Result<Done, Failure> {
     forge.put(&format!("{project}/check-runs"), Method::PATCH, found, body).await
 }
 
-async fn comment(forge: Forge, job: &Job) -> Result<Done, Failure> {
+async fn comment(forge: &Forge, job: &Job) -> Result<Done, Failure> {
     let parameters = &job.parameters;
     let project = forge.project(parameters)?;
     let number = parameters.get("number").and_then(Value::as_u64).filter(|number| *number > 0);
@@ -197,7 +265,7 @@ async fn comment(forge: Forge, job: &Job) -> Result<Done, Failure> {
 }
 
 /// What nobody sees and we find our comment by.
-fn mark(parameters: &Value, job: &Job) -> Result<String, Failure> {
+pub(super) fn mark(parameters: &Value, job: &Job) -> Result<String, Failure> {
     let key = match optional_text(parameters, "key")? {
         Some(key) => key.to_owned(),
         None => format!("run {} step {}", job.key.run, job.key.step),
@@ -208,8 +276,8 @@ fn mark(parameters: &Value, job: &Job) -> Result<String, Failure> {
     Ok(format!("<!-- siskin: {key} -->"))
 }
 
-pub(super) async fn github_pull_request(job: Job) -> Result<Done, Failure> {
-    let (forge, parameters) = (Forge::read(Kind::Github, &job)?, &job.parameters);
+async fn pull_request(forge: &Forge, job: &Job) -> Result<Done, Failure> {
+    let parameters = &job.parameters;
     let project = forge.project(parameters)?;
     let (head, base) = (text_parameter(parameters, "head")?, text_parameter(parameters, "base")?);
     let body = json!({
@@ -220,7 +288,11 @@ pub(super) async fn github_pull_request(job: Job) -> Result<Done, Failure> {
     });
     let owner = text_parameter(parameters, "repository")?.split('/').next().unwrap_or_default();
     let of_owner = if head.contains(':') { head.to_owned() } else { format!("{owner}:{head}") };
-    let list = format!("{project}/pulls?state=open&head={}&base={}", escaped(&of_owner), escaped(base));
+    // Gitea has no such filter.
+    let list = match forge.kind {
+        Kind::Gitea => format!("{project}/pulls?state=open"),
+        _ => format!("{project}/pulls?state=open&head={}&base={}", escaped(&of_owner), escaped(base)),
+    };
     let branch = head.rsplit(':').next().unwrap_or(head);
     // Asked again: a forge that does not know the filter answers everything.
     let ours = |entry: &Value| {
@@ -242,8 +314,8 @@ pub(super) async fn github_pull_request(job: Job) -> Result<Done, Failure> {
     Ok(Done::with(summary(!is_so, &now)))
 }
 
-pub(super) async fn github_release(job: Job) -> Result<Done, Failure> {
-    let (forge, parameters) = (Forge::read(Kind::Github, &job)?, &job.parameters);
+async fn release(forge: &Forge, job: &Job) -> Result<Done, Failure> {
+    let parameters = &job.parameters;
     let project = forge.project(parameters)?;
     let tag = text_parameter(parameters, "tag")?;
     let flag = |name: &str| parameters.get(name).and_then(Value::as_bool).unwrap_or(false);
@@ -263,8 +335,8 @@ pub(super) async fn github_release(job: Job) -> Result<Done, Failure> {
     forge.put(&format!("{project}/releases"), Method::PATCH, found, body).await
 }
 
-pub(super) async fn github_deployment(job: Job) -> Result<Done, Failure> {
-    let (forge, parameters) = (Forge::read(Kind::Github, &job)?, &job.parameters);
+async fn deployment(forge: &Forge, job: &Job) -> Result<Done, Failure> {
+    let parameters = &job.parameters;
     let project = forge.project(parameters)?;
     let commit = commit(parameters)?;
     let environment = text_parameter(parameters, "environment")?;
@@ -307,12 +379,12 @@ pub(super) async fn github_deployment(job: Job) -> Result<Done, Failure> {
 }
 
 /// Nothing and an empty text are the same to people.
-fn same_text(one: Option<&Value>, other: Option<&Value>) -> bool {
+pub(super) fn same_text(one: Option<&Value>, other: Option<&Value>) -> bool {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     text(one) == text(other)
 }
 
-fn summary(changed: bool, entry: &Value) -> Value {
+pub(super) fn summary(changed: bool, entry: &Value) -> Value {
     let mut output = Object::new();
     output.insert("changed".to_owned(), Value::from(changed));
     for (name, key) in [("id", "id"), ("number", "number"), ("url", "html_url")] {
@@ -323,7 +395,7 @@ fn summary(changed: bool, entry: &Value) -> Value {
     Value::Object(output)
 }
 
-fn commit(parameters: &Value) -> Result<&str, Failure> {
+pub(super) fn commit(parameters: &Value) -> Result<&str, Failure> {
     let commit = text_parameter(parameters, "commit")?;
     match (7..=64).contains(&commit.len()) && commit.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         true => Ok(commit),
@@ -335,9 +407,13 @@ fn commit(parameters: &Value) -> Result<&str, Failure> {
 }
 
 /// Why a request came to nothing.
-struct Trouble {
+pub(super) struct Trouble {
     status: u16,
     reason: String,
+    /// It was refused since there were too many, and may be sent again then.
+    again_after: Option<Duration>,
+    /// What was to be made is there.
+    already_there: bool,
 }
 
 impl From<Trouble> for Failure {
@@ -371,11 +447,13 @@ impl Forge {
         let path = format!("{}/{below}", base.path().trim_end_matches('/'));
         base.set_path(&path);
         let token = optional_text(parameters, "token")?.filter(|token| !token.is_empty()).map(str::to_owned);
-        Ok(Forge { kind, base, token })
+        let flag = || AtomicBool::new(false);
+        let cancel = job.cancel.clone();
+        Ok(Forge { kind, base, token, cancel, changed: flag(), uncertain: flag() })
     }
 
     /// The path of the repository `owner/name`; GitLab has groups in groups.
-    fn project(&self, parameters: &Value) -> Result<String, Failure> {
+    pub(super) fn project(&self, parameters: &Value) -> Result<String, Failure> {
         let name = text_parameter(parameters, "repository")?.trim_end_matches(".git").trim_matches('/');
         let parts: Vec<&str> = name.split('/').collect();
         let plain = |part: &&str| {
@@ -397,7 +475,7 @@ impl Forge {
     }
 
     /// The first entry of a list, page by page, that is wanted. `within` is where GitHub puts some lists.
-    async fn find(
+    pub(super) async fn find(
         &self,
         list: &str,
         within: Option<&str>,
@@ -445,10 +523,48 @@ impl Forge {
         Ok(Done::with(summary(!is_so, &now)))
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Trouble> {
+    /// Sends a request. One that is refused since there were too many is sent again when the forge says so, if that is soon: it was not done.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, Trouble> {
+        let is_change = method != Method::GET;
+        let mut patience = LONGEST_WAIT;
+        let result = loop {
+            let result = self.send_once(method.clone(), path, body).await;
+            let wait = match &result {
+                Err(Trouble { again_after: Some(wait), .. }) if *wait <= patience => *wait,
+                _ => break result,
+            };
+            patience = patience.saturating_sub(wait.max(Duration::from_secs(1)));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => (),
+                () = self.cancel.cancelled() => break result,
+            }
+        };
+        match &result {
+            Ok(_) => self.changed.fetch_or(is_change, Ordering::Relaxed),
+            Err(trouble) => {
+                let is_lost = trouble.status == 0 || trouble.status >= 500;
+                let is_there = is_change && trouble.already_there;
+                self.changed.fetch_or(is_change && is_lost, Ordering::Relaxed);
+                self.uncertain.fetch_or(is_lost || is_there, Ordering::Relaxed)
+            }
+        };
+        result
+    }
+
+    async fn send_once(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Trouble> {
         let host = self.base.host_str().unwrap_or_default();
         let what = format!("{method} {host}");
-        let trouble = |status: u16, reason: String| Trouble { status, reason: format!("{what}: {reason}") };
+        let trouble = |status: u16, reason: String| Trouble {
+            status,
+            reason: format!("{what}: {reason}"),
+            again_after: None,
+            already_there: false,
+        };
         let url = self.base.join(path).map_err(|error| trouble(0, error.to_string()))?;
         let client = http::client(false).map_err(|failure| trouble(0, failure.error.message.clone()))?;
         let mut request = client.request(method.clone(), url).timeout(ANSWER_TIME);
@@ -469,6 +585,7 @@ impl Forge {
         let mut response = request.send().await.map_err(|error| trouble(0, http::reason(&error)))?;
         let status = response.status();
         let limit = rate_limit(&response);
+        let again_after = again_after(&response);
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| trouble(0, http::reason(&error)))? {
             bytes.extend_from_slice(&chunk);
@@ -480,6 +597,11 @@ impl Forge {
             return Ok(serde_json::from_slice(&bytes).unwrap_or(Value::Null));
         }
         let said = http::excerpt(&bytes);
+        let secondary = said.to_ascii_lowercase().contains("secondary rate limit");
+        let limit =
+            limit.or_else(|| secondary.then(|| "again in a minute or later (a secondary limit)".to_owned()));
+        let already_there = matches!(status.as_u16(), 409 | 422)
+            && said.to_ascii_lowercase().replace('_', " ").contains("already exist");
         let reason = match status {
             StatusCode::UNAUTHORIZED => "401: the token is wrong or has expired".to_owned(),
             StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS if limit.is_some() => {
@@ -492,8 +614,16 @@ impl Forge {
             }
             other => format!("it answered {other}: {said}"),
         };
-        Err(trouble(status.as_u16(), reason))
+        let is_limited = matches!(status, StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
+        let again_after = again_after.filter(|_| is_limited);
+        Err(Trouble { again_after, already_there, ..trouble(status.as_u16(), reason) })
     }
+}
+
+/// In how long it may be asked again, if it says so.
+fn again_after(response: &reqwest::Response) -> Option<Duration> {
+    let seconds = response.headers().get("retry-after")?.to_str().ok()?;
+    seconds.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// When it may be asked again, if that is why it refused.
@@ -519,7 +649,7 @@ fn contains(there: Option<&Value>, wanted: &Value) -> bool {
 }
 
 /// A text in a query.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.bytes().fold(String::new(), |mut escaped, byte| {
         match byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             true => escaped.push(char::from(byte)),

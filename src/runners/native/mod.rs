@@ -10,12 +10,16 @@ pub mod consul;
 pub mod core;
 pub mod deploy;
 pub mod forge;
+mod gitlab;
 pub mod jenkins;
 pub mod package;
 mod advert;
+mod analyse;
 mod balancer;
 mod inventory;
+mod shift;
 mod target;
+mod way_back;
 
 use std::fs::{File, OpenOptions};
 use std::time::Duration;
@@ -69,15 +73,31 @@ pub const ALL: &[Entry] = &[
     in_memory("github.release", |job| Box::pin(forge::github_release(job))),
     in_memory("github.deployment", |job| Box::pin(forge::github_deployment(job))),
     in_memory("gitlab.status", |job| Box::pin(forge::gitlab_status(job))),
+    in_memory("gitlab.comment", |job| Box::pin(gitlab::comment(job))),
+    in_memory("gitlab.merge_request", |job| Box::pin(gitlab::merge_request(job))),
+    in_memory("gitlab.release", |job| Box::pin(gitlab::release(job))),
+    in_memory("gitlab.deployment", |job| Box::pin(gitlab::deployment(job))),
     in_memory("gitea.status", |job| Box::pin(forge::gitea_status(job))),
     in_memory("gitea.comment", |job| Box::pin(forge::gitea_comment(job))),
+    in_memory("gitea.pull_request", |job| Box::pin(forge::gitea_pull_request(job))),
+    in_memory("gitea.release", |job| Box::pin(forge::gitea_release(job))),
     entry("package.build", |job| Box::pin(package::build(job))),
     entry("apt.publish", |job| Box::pin(apt::publish(job))),
     entry("apt.promote", |job| Box::pin(apt::promote(job))),
+    entry("apt.remove", |job| Box::pin(apt::remove(job))),
+    entry("apt.prune", |job| Box::pin(apt::prune(job))),
+    entry("apt.refresh", |job| Box::pin(apt::refresh(job))),
+    entry("apt.rotate_key", |job| Box::pin(apt::rotate_key(job))),
+    entry("apt.list", |job| Box::pin(apt::list(job))),
+    entry("apt.verify", |job| Box::pin(apt::verify(job))),
+    entry("apt.mirror", |job| Box::pin(apt::mirror(job))),
     entry("deploy.roll", |job| Box::pin(deploy::roll(job))),
     entry("deploy.restore", |job| Box::pin(deploy::restore(job))),
     entry("deploy.check", |job| Box::pin(deploy::check(job))),
     entry("deploy.hosts", |job| Box::pin(deploy::hosts_of(job))),
+    entry("deploy.shift", |job| Box::pin(shift::shift(job))),
+    entry("deploy.analyse", |job| Box::pin(analyse::analyse(job))),
+    entry("deploy.way_back", |job| Box::pin(way_back::way_back(job))),
     entry("consul.kv_get", |job| Box::pin(consul::kv_get(job))),
     entry("consul.kv_list", |job| Box::pin(consul::kv_list(job))),
     entry("consul.kv_put", |job| Box::pin(consul::kv_put(job))),

@@ -350,7 +350,8 @@ mod tests {
     #[test]
     fn a_check_is_a_script_or_what_is_asked_of_the_host_or_of_consul() {
         let asked = |check: Value| read(json!({"hosts": ["web1"], "check": check})).unwrap().check.unwrap();
-        let http = asked(json!({"http": "/health", "port": 8080, "host": "shop", "expect": [200, 204], "tries": 9}));
+        let http =
+            asked(json!({"http": "/health", "port": 8080, "host": "shop", "expect": [200, 204], "tries": 9}));
         let Kind::Http(of) = &http.kind else { panic!() };
         assert_eq!((of.port, of.expect.as_slice(), http.tries), (Some(8080), [200, 204].as_slice(), 9));
         assert_eq!(asked(json!({"tcp": 80})).kind, Kind::Tcp(80));
