@@ -130,8 +130,10 @@ fn the_tests_that_the_list_of_checks_names_exist() {
     let mut sources = Files::default();
     read_folder(Path::new("src"), &mut sources);
     read_folder(Path::new("tests"), &mut sources);
-    let sources: String = sources.texts.values().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
-    let names: Vec<&str> = list.split('`').filter(|name| name.matches('_').count() > 2 && !name.contains(' ')).collect();
+    let sources: String =
+        sources.texts.values().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
+    let names: Vec<&str> =
+        list.split('`').filter(|name| name.matches('_').count() > 2 && !name.contains(' ')).collect();
     let gone: Vec<&&str> = names.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
     assert!(names.len() > 60 && gone.is_empty(), "{} names, gone: {gone:?}", names.len());
     for check in 1..=28 {

@@ -123,6 +123,7 @@ impl Server {
         body: Option<&Value>,
     ) -> Result<Option<Value>, String> {
         let shown = self.shown();
+        let is_get = method == Method::GET;
         let mut url = self.url.clone();
         if let Ok(mut parts) = url.path_segments_mut() {
             parts.pop_if_empty().extend(["api", "v1"]).extend(path);
@@ -136,14 +137,21 @@ impl Server {
         let answer = request.send().await.map_err(away)?;
         let status = answer.status();
         let text = answer.text().await.map_err(away)?;
+        let said: Option<Value> = serde_json::from_str(&text).ok();
+        // A proxy without its server, or a wrong path in `url`, answers so too; only the server itself says it as a problem.
+        let is_its_own = said.as_ref().is_some_and(|said| said.get("status") == Some(&json!(404)));
         match status {
-            StatusCode::NOT_FOUND => Ok(None),
-            status if status.is_success() => Ok(serde_json::from_str(&text).ok()),
+            StatusCode::NOT_FOUND if is_get && is_its_own => Ok(None),
+            StatusCode::NOT_FOUND => {
+                Err(format!("{shown} is no Siskin server, or its address has a wrong path: it answers 404"))
+            }
+            status if status.is_success() && said.is_none() && (is_get || !text.trim().is_empty()) => Err(
+                format!("{shown} is no Siskin server: it answers {status} with something that is no JSON"),
+            ),
+            status if status.is_success() => Ok(said),
             StatusCode::UNAUTHORIZED => Err(format!("{shown} does not know our token (`token_file`)")),
             status => {
-                let problem: Option<Value> = serde_json::from_str(&text).ok();
-                let detail =
-                    problem.as_ref().and_then(|problem| problem.get("detail")).and_then(Value::as_str);
+                let detail = said.as_ref().and_then(|problem| problem.get("detail")).and_then(Value::as_str);
                 Err(format!("{shown} answered {status}: {}", detail.unwrap_or("nothing more")))
             }
         }

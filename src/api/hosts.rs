@@ -162,7 +162,7 @@ pub(super) async fn show(State(api): State<Api>, Name(host): Name) -> Answer<Hos
     let known = Known::read(&api, deployments).await?;
     let mut holds = known.held(&host);
     if holds.is_empty() {
-        let near = crate::definitions::nearest(&host, known.hosts().into_iter());
+        let near = crate::definitions::nearest(&host, known.hosts());
         let near = near.map(|near| format!(" host `{host}`; did you mean `{near}`?"));
         return Err(Problem::missing(
             near.unwrap_or_else(|| format!("host `{host}`: no app names it, and no deployment came to it"))

@@ -104,7 +104,7 @@ pub struct Build {
 
 /// Looks at a checked-out tree; runs nothing.
 pub fn read(tree: &Path) -> Result<Convention, CiError> {
-    let present = |name: &str| tree.join(name).is_file().then(|| tree.join(name));
+    let present = |name: &str| is_own_file(tree, Path::new(name)).then(|| tree.join(name));
     let Some(build) = present(BUILD) else { return Err(CiError::NoBuildScript(BUILD)) };
     let setup = present(SETUP);
     for script in setup.iter().chain([&build]) {
@@ -118,11 +118,17 @@ pub fn read(tree: &Path) -> Result<Convention, CiError> {
     Ok(Convention { tree: tree.to_owned(), setup, build, after_install, metadata })
 }
 
+/// Whether there is a file of the tree itself: a link that leads out of it would bring files of this machine into the package.
+fn is_own_file(tree: &Path, path: &Path) -> bool {
+    let (Ok(tree), Ok(real)) = (tree.canonicalize(), tree.join(path).canonicalize()) else { return false };
+    real.starts_with(&tree) && real.is_file()
+}
+
 /// Reads `fpm.json` of a tree.
 pub fn read_metadata(tree: &Path) -> Result<Metadata, CiError> {
     let path = tree.join(METADATA);
     let failed = |source| CiError::Read { path: path.clone(), source };
-    if !path.is_file() {
+    if !is_own_file(tree, Path::new(METADATA)) {
         return Err(CiError::NoMetadata);
     }
     if std::fs::metadata(&path).map_err(failed)?.len() > METADATA_BYTES {
@@ -132,7 +138,7 @@ pub fn read_metadata(tree: &Path) -> Result<Metadata, CiError> {
     if let Some(script) = &metadata.after_install {
         // It becomes part of a package that root installs: only what is in the commit may.
         let stays_inside = script.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-        if !stays_inside || !tree.join(script).is_file() {
+        if !stays_inside || !is_own_file(tree, script) {
             return Err(CiError::NoAfterInstall(script.display().to_string()));
         }
     }

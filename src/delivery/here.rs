@@ -97,7 +97,9 @@ if [ -n "$SOURCE_LIST" ]; then
     only="-o Dir::Etc::sourcelist=sources.list.d/$SOURCE_LIST -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0"
     sources="$ROOT/etc/apt/sources.list.d/$SOURCE_LIST"
 fi
-unsigned=$(grep -liE '^[^#]*(trusted=yes|^trusted: *yes|allow-insecure=yes|^allow-insecure: *yes)' $sources 2>/dev/null | head -n 1)
+# Whatever apt takes for a yes: all but a no.
+unsigned=$(grep -HiE '^[^#]*[[[:space:]](trusted|allow-insecure)=|^(trusted|allow-insecure):' $sources 2>/dev/null |
+    grep -viE '(trusted|allow-insecure)(=|:[[:space:]]*)(no|false|0)([][:space:]]|$)' | head -n 1 | cut -d: -f1)
 if [ -n "$unsigned" ]; then echo "$unsigned" >&2; exit 67; fi
 run_apt -o APT::Update::Error-Mode=any -o Acquire::AllowInsecureRepositories=false $only update || exit
 if ! apt-cache $only madison "$PACKAGE" | awk -F'|' -v wanted="$VERSION" '{gsub(/ /, "", $2); if ($2 == wanted) found = 1} END {exit !found}'; then

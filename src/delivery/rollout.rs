@@ -31,6 +31,8 @@ const LOCK_LIMIT: Span = Span::minutes(20);
 /// How often it is looked again whether a host may be taken out, when too many are away, and how long is between.
 const LOOKS: u32 = 3;
 const LOOK_INTERVAL: Span = Span::seconds(2);
+/// How often a batch is put back because others were taken out while its locks were waited for.
+const RECHECKS: u32 = 100;
 
 /// What goes where.
 #[derive(Clone)]
@@ -227,10 +229,12 @@ pub async fn look_first(
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
 }
 
-/// Notes that a host could not be begun, and why.
+/// Notes that a host could not be begun, and why. What it held before an earlier try is known all the same.
 fn not_touched(plan: &Plan, host: &Host, error: HostError, observer: &dyn Observer, rolled: &mut Rolled) {
     let outcome = Outcome::of(Err(error));
-    let result = outcome.result(&host.name, None, Some(plan.version.clone()), 0.0);
+    let known = rolled.previous.iter().find(|known| known.host == host.name && known.package == plan.package);
+    let from = known.and_then(|known| known.version.clone());
+    let result = outcome.result(&host.name, from, Some(plan.version.clone()), 0.0);
     observer.done(&result);
     rolled.hosts.push(result);
 }
@@ -251,6 +255,7 @@ async fn roll_batches(
     rolled: &mut Rolled,
 ) -> Result<(), String> {
     let mut left: Vec<&Host> = plan.hosts.iter().collect();
+    let mut rechecks = 0;
     while !left.is_empty() {
         if cancel.is_cancelled() {
             return Err("cancelled".to_owned());
@@ -271,13 +276,35 @@ async fn roll_batches(
             }
         }
         let done = match failure_of(&rolled.hosts) {
-            None => roll_batch(plan, &batch, observer, cancel, rolled).await,
+            None => match still_fits(plan, &batch, cancel).await {
+                Ok(true) => roll_batch(plan, &batch, observer, cancel, rolled).await,
+                Ok(false) if rechecks < RECHECKS => {
+                    rechecks += 1;
+                    left.splice(0..0, batch.iter().copied());
+                    Ok(())
+                }
+                Ok(false) => Err("other hosts were taken out while this roll waited for the locks of its own, again and again; \
+                                  `max_unavailable` lets no more be away"
+                    .to_owned()),
+                Err(why) => Err(why),
+            },
             Some(failure) => Err(failure),
         };
         futures::future::join_all(held.into_iter().map(Held::release)).await;
         done?;
     }
     Ok(())
+}
+
+/// Whether a batch whose hosts are locked may be taken out: whoever held the locks before may have taken out others.
+async fn still_fits(plan: &Plan, batch: &[&Host], cancel: &CancellationToken) -> Result<bool, String> {
+    let Some(most) = plan.max_unavailable else { return Ok(true) };
+    let most = most.most(plan.hosts.len() + plan.ill.len());
+    let away = away(plan, cancel).await?;
+    let is_of_batch = |name: &str| batch.iter().any(|host| host.name == name);
+    let others = away.keys().filter(|name| !is_of_batch(name)).count();
+    let makes_more = batch.iter().any(|host| !away.contains_key(&host.name));
+    Ok(!makes_more || others + batch.len() <= most)
 }
 
 /// Takes the hosts that are next from those that are left: as many as make a batch, and no more than may be away.
@@ -496,6 +523,8 @@ pub struct WayBack {
     pub previous: Vec<Previous>,
     /// Those that the names stand for.
     pub hosts: Vec<Host>,
+    /// How many go back at once.
+    pub batch: Batch,
     pub timeout: Span,
     pub traffic: Option<Arc<dyn Traffic>>,
     /// Where there is traffic, it comes back to a host that is well.
@@ -506,10 +535,20 @@ pub struct WayBack {
 /// older version is what this is for, so it is allowed.
 pub async fn restore(way: &WayBack, observer: &dyn Observer, cancel: &CancellationToken) -> Restored {
     let mut results = Vec::new();
-    for previous in way.previous.iter().rev() {
-        let result = restore_host(previous, way, observer, cancel).await;
-        observer.done(&result);
-        results.push(result);
+    let newest_first: Vec<&Previous> = way.previous.iter().rev().collect();
+    for batch in newest_first.chunks(way.batch.size(way.previous.len())) {
+        // Each holds the lock of its own host only, so none waits for another.
+        let restores: Vec<_> = batch
+            .iter()
+            .map(|previous| {
+                Box::pin(async move {
+                    let result = restore_host(previous, way, observer, cancel).await;
+                    observer.done(&result);
+                    result
+                })
+            })
+            .collect();
+        results.extend(stream::iter(restores).buffered(AT_ONCE).collect::<Vec<_>>().await);
     }
     let error = failure_of(&results);
     Restored { ok: error.is_none(), hosts: results, error }
@@ -526,21 +565,23 @@ async fn restore_host(
         let outcome = Outcome::failed(format!("no host called {} is known any more", previous.host));
         return outcome.result(&previous.host, None, previous.version.clone(), 0.0);
     };
+    let held = match hold(host, observer, cancel).await {
+        Ok(held) => held,
+        Err(error) => {
+            let seconds = began.elapsed().as_secs_f64();
+            return Outcome::of(Err(error)).result(&host.name, None, previous.version.clone(), seconds);
+        }
+    };
+    // Looked at while nobody else can change it.
     let (from, outcome) = match hosts::installed_version(host, &previous.package, cancel).await {
         Err(error) => (None, Outcome::of(Err(error))),
         Ok(from) => {
-            let outcome = match hold(host, observer, cancel).await {
-                Err(error) => Outcome::of(Err(error)),
-                Ok(held) => {
-                    let stands = from == previous.version;
-                    let outcome = change_back(previous, host, stands, way, observer, cancel).await;
-                    held.release().await;
-                    outcome
-                }
-            };
+            let stands = from == previous.version;
+            let outcome = change_back(previous, host, stands, way, observer, cancel).await;
             (from, outcome)
         }
     };
+    held.release().await;
     outcome.result(&host.name, from, previous.version.clone(), began.elapsed().as_secs_f64())
 }
 

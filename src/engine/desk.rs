@@ -83,7 +83,9 @@ impl Engine {
                 Ok(Reply::Kv { value: Some(value), version })
             }
             Request::BeginDeployment { app, environment, version, after, as_on } => {
-                let unique = format!("{}/{}/{}", key.run, key.step, key.visit);
+                // Items of one step are deployments of their own.
+                let item = key.item.map(|item| format!(".{item}")).unwrap_or_default();
+                let unique = format!("{}/{}/{}{item}", key.run, key.step, key.visit);
                 let run = Some(key.run);
                 let new = NewDeployment { key: unique, app, environment, version, run, after, as_on };
                 let stored = match self.store.begin_deployment(new, now).await {

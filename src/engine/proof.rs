@@ -35,7 +35,7 @@ impl Engine {
         let past: Vec<&StoredDeployment> =
             recent.iter().filter(|one| one.deployment.environment == environment).collect();
         let mut facts = match version {
-            Some(version) => self.from_what_comes(app, environment, version, &past)?,
+            Some(version) => self.after_what_comes(app, environment, version, &past)?,
             None => match self.way_back(app, environment, to).await {
                 Ok(way) => json!({
                     "from": way.from.version, "to": way.to.version, "deployment": way.to.id, "hosts": way.hosts,
@@ -70,7 +70,7 @@ impl Engine {
     }
 
     /// A version is about to be put there: the way back leads to what each host holds then.
-    fn from_what_comes(
+    fn after_what_comes(
         &self,
         app: &str,
         environment: &str,

@@ -50,9 +50,12 @@ pub async fn checkout_kept(
             tracing::warn!(%error, repository = %repository.shown(), "the kept copy of a repository can't be used; going on without");
             checkout(repository, wanted, directory, cancel).await
         }
-        done => done,
+        Ok(None) => checkout(repository, wanted, directory, cancel).await,
+        Ok(Some(done)) => Ok(done),
     }
 }
+
+/// By way of the copy, or nothing where the copy has the commit and can't give it: it is damaged, and thrown away.
 
 async fn by_copy(
     repository: &Repository,
@@ -61,7 +64,7 @@ async fn by_copy(
     keep: &Path,
     now: Timestamp,
     cancel: &CancellationToken,
-) -> Result<Checkout, GitError> {
+) -> Result<Option<Checkout>, GitError> {
     let name = hex::encode(&sha2::Sha256::digest(repository.url.as_bytes())[..16]);
     let (place, lock_path) = (keep.join(&name), keep.join(format!("{name}.lock")));
     let failed = |source| GitError::Directory { path: lock_path.clone(), source };
@@ -76,7 +79,15 @@ async fn by_copy(
     // Others may read, too; nobody may remove it.
     lock.relock(FlockArg::LockShared).map_err(|errno| failed(errno.into()))?;
     let copy = Repository { url: place.display().to_string(), env: Vec::new(), timeout: repository.timeout };
-    let done = checkout_from(&copy, repository, wanted, directory, cancel).await;
+    let done = match checkout_from(&copy, repository, wanted, directory, cancel).await {
+        Ok(done) => Ok(Some(done)),
+        Err(error @ (GitError::Cancelled | GitError::NotOurs(_))) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, repository = %repository.shown(), "the kept copy of a repository is damaged; making it anew");
+            drop(fs::remove_dir_all(&place));
+            Ok(None)
+        }
+    };
     drop(lock);
     done
 }

@@ -197,13 +197,7 @@ async fn checkout_from(
     check_commit(wanted)?;
     claim(directory)?;
     let git = Git { repository: source, directory: Some(directory), cancel };
-    if let Some(commit) = finished_checkout(directory, &repository.url, wanted) {
-        // A ref may have moved since, a hash can't have.
-        let is_right = wanted.len() >= 4 && commit.starts_with(&wanted.to_ascii_lowercase());
-        if is_right && git.local(&["reset", "--hard", &commit]).await.is_ok() && git.clean().await.is_ok() {
-            return git.describe(&commit).await;
-        }
-    }
+    // Never what an earlier attempt left there: a build may have written to it since, its git directory with programs to run included.
     start_anew(directory)?;
     git.local(&["init", "--quiet", "--template="]).await?;
     let commit = git.fetch(wanted).await?;
@@ -454,10 +448,6 @@ impl<'a> Git<'a> {
         Ok(None)
     }
 
-    async fn clean(&self) -> Result<(), GitError> {
-        self.local(&["clean", "--quiet", "-ffdx"]).await.map(drop)
-    }
-
     async fn describe(&self, commit: &str) -> Result<Checkout, GitError> {
         let printed =
             self.local(&["log", "-1", "--format=%H%n%ct%n%s", "--end-of-options", commit, "--"]).await?;
@@ -535,6 +525,11 @@ fn check_commit(wanted: &str) -> Result<(), GitError> {
 fn claim(directory: &Path) -> Result<(), GitError> {
     let failed = |source| GitError::Directory { path: directory.to_owned(), source };
     std::fs::create_dir_all(directory).map_err(failed)?;
+    // A link in its place would lead out of what is ours.
+    let is_link = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+    if is_link(directory) || is_link(&directory.join(".git")) {
+        return Err(GitError::NotOurs(directory.to_owned()));
+    }
     let mark = directory.join(".git").join(MARK);
     let is_empty = std::fs::read_dir(directory).map_err(failed)?.next().is_none();
     if is_empty {
@@ -550,13 +545,6 @@ fn claim(directory: &Path) -> Result<(), GitError> {
         true => Ok(()),
         false => Err(GitError::NotOurs(directory.to_owned())),
     }
-}
-
-/// The commit that stands in a directory whole, when it came from this repository.
-fn finished_checkout(directory: &Path, url: &str, wanted: &str) -> Option<String> {
-    let text = std::fs::read_to_string(directory.join(".git").join(MARK)).ok()?;
-    let (commit, from) = text.trim_end().split_once('\n')?;
-    (from == shown(url) && is_hash(wanted) && is_full_hash(commit)).then(|| commit.to_owned())
 }
 
 /// Empties the directory. The mark goes last, so that a half-emptied directory is still known as ours.

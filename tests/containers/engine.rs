@@ -1,4 +1,5 @@
 //! The pack `container`, with a real Docker Engine. Nothing is fetched: images are made of busybox.
+#![expect(clippy::print_stderr, reason = "says why it is skipped")]
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -275,8 +275,14 @@ async fn hosts_go_back_to_what_they_had_newest_first_and_over_failures() {
     let mut previous = rolled.previous;
     previous.push(Previous { host: "gone".into(), package: "demo".into(), version: None });
     let notes = Notes::default();
-    let way =
-        WayBack { previous, hosts: hosts.clone(), timeout: Span::minutes(1), traffic: None, health: None };
+    let way = WayBack {
+        previous,
+        hosts: hosts.clone(),
+        batch: Batch::Hosts(1),
+        timeout: Span::minutes(1),
+        traffic: None,
+        health: None,
+    };
     let restored = rollout::restore(&way, &notes, &CancellationToken::new()).await;
     assert_eq!(*notes.done.lock().unwrap(), ["gone", "h2", "h1"]);
     assert_eq!(restored.hosts.iter().map(|host| host.ok).collect::<Vec<_>>(), [false, true, true]);

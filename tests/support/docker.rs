@@ -1,4 +1,5 @@
 //! A real Docker Engine for tests, in a network namespace and directory of its own, and real registries.
+#![expect(clippy::print_stderr, reason = "says why it is skipped")]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

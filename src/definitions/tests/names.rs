@@ -58,6 +58,24 @@ fn hosts_are_named_or_found_in_one_place() {
 }
 
 #[test]
+fn what_asks_hosts_and_what_gives_them_their_traffic_is_checked() {
+    let environments = "environments:\n  a:\n    hosts: [web1]\n    check: {htp: /health}\n    balancer: {haproxy: here, drian: 30s}\n    analysis: {queries: [{query: up}]}\n  b:\n    hosts: [web1]\n    check: {http: health, port: 99999}\n";
+    insta::assert_snapshot!(mistakes(&[("apps/x.yaml", environments)]), @r##"
+    4:12 `check` must say how a host is asked: `http`, `tcp`, `consul` or `script`
+        check: {http: /health, port: 8080}, {tcp: 8080}, {consul: SERVICE} or {script: ..}
+    5:25 `here` is no socket: the path of one, or HOST:PORT
+        haproxy: [/run/haproxy/admin.sock, "lb2.example.org:9999"]
+    5:31 `drian` is no key of `balancer`
+        did you mean `drain`?
+    6:26 the query `up` says neither `max` nor `min`: what it may be
+        max: 0.01
+    9:19 `http` must be a path or an address, not `health`
+        http: /health asks the host itself; http: "https://{name}.example.org/health" says it all
+    9:33 `port` must be a port: 1 to 65535
+    "##);
+}
+
+#[test]
 fn unknown_definitions_get_the_nearest_right_name() {
     insta::assert_snapshot!(in_rule("trigger: github.psuh\nrun: ci.biuld\n"), @r##"
     1:10 there is no trigger `github.psuh`

@@ -63,7 +63,7 @@ impl Cache {
         if let Err(error) = unpacked {
             // The next build has no use for it either.
             drop(fs::remove_file(&path));
-            for path in &self.paths {
+            for path in self.paths.iter().filter(|path| stays_inside(tree, path)) {
                 drop(remove(&tree.join(path)));
             }
             return Err(format!("{}: {error}", path.display()));
@@ -81,7 +81,8 @@ impl Cache {
             let path = entry.path()?.into_owned();
             // The paths may have become others since it was kept.
             let is_wanted = self.paths.iter().any(|wanted| path.starts_with(wanted));
-            if is_wanted && fs::symlink_metadata(tree.join(&path)).is_err() {
+            let is_ours = path.to_str().is_some_and(|path| stays_inside(tree, path));
+            if is_wanted && is_ours && fs::symlink_metadata(tree.join(&path)).is_err() {
                 entry.unpack_in(tree)?;
             }
         }
@@ -92,7 +93,7 @@ impl Cache {
     pub fn keep(&self, tree: &Path, now: Timestamp) -> Result<Kept, String> {
         let mut bytes = 0;
         let mut present = Vec::new();
-        for path in &self.paths {
+        for path in self.paths.iter().filter(|path| stays_inside(tree, path)) {
             let place = tree.join(path);
             if fs::symlink_metadata(&place).is_ok() {
                 bytes += size(&place).map_err(|error| format!("{path}: {error}"))?;
@@ -170,6 +171,14 @@ fn size(path: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
+/// Whether no folder on the way to a path is a link: what a commit or a build links to elsewhere is neither kept nor removed.
+fn stays_inside(tree: &Path, path: &str) -> bool {
+    let above = Path::new(path).ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
+    let is_link =
+        |path: &Path| fs::symlink_metadata(tree.join(path)).is_ok_and(|metadata| metadata.is_symlink());
+    !above.into_iter().any(is_link)
+}
+
 fn remove(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path)?.is_dir() {
         true => fs::remove_dir_all(path),
@@ -185,6 +194,25 @@ mod tests {
     fn now() -> Timestamp {
         let since = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         Timestamp(i64::try_from(since.as_millis()).unwrap())
+    }
+
+    #[test]
+    fn links_lead_nowhere_out_of_the_tree() {
+        let folder = tempfile::tempdir().unwrap();
+        let (tree, outside) = (folder.path().join("tree"), folder.path().join("outside"));
+        for path in [tree.join("deps/keys"), outside.join("keys")] {
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("x"), "x").unwrap();
+        }
+        let cache = cache(&folder.path().join("cache"), "k", &["deps/keys"], 1 << 20);
+        assert!(matches!(cache.keep(&tree, now()).unwrap(), Kept::Bytes(_)));
+        // A later commit, or the build itself, has a link there.
+        fs::remove_dir_all(tree.join("deps")).unwrap();
+        std::os::unix::fs::symlink(&outside, tree.join("deps")).unwrap();
+        fs::remove_file(outside.join("keys/x")).unwrap();
+        drop(cache.restore(&tree));
+        assert!(outside.join("keys").is_dir() && !outside.join("keys/x").exists());
+        assert_eq!(cache.keep(&tree, now()).unwrap(), Kept::Nothing);
     }
 
     fn cache(folder: &Path, key: &str, paths: &[&str], most: u64) -> Cache {

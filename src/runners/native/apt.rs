@@ -230,12 +230,12 @@ async fn bring_up_to_date(job: &Job, place: &Place, to: Option<&str>) -> Result<
         // It waits for the disk and for locks in between.
         let mirrored = super::blocking(move || {
             let repository = Repository::open(&root)?;
-            Ok(runtime.block_on(repository.mirror(&mirror, &cancel)).map_err(|error| {
+            runtime.block_on(repository.mirror(&mirror, &cancel)).map_err(|error| {
                 match cancel.is_cancelled() {
                     true => Failure::cancelled(),
                     false => Failure::from(error),
                 }
-            })?)
+            })
         })
         .await?;
         job.note(&format!("{} has {} files more", mirrored.mirror, mirrored.files_sent));

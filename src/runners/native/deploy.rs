@@ -58,6 +58,15 @@ pub(super) async fn roll(job: Job) -> Result<Done, Failure> {
         Ok(hosts) => hosts,
         Err(failure) => return Err(not_begun(&job, &target, deployment, known, failure).await),
     };
+    if let Some(gone) =
+        half_done(&known).into_iter().find(|name| !hosts.iter().any(|host| host.name == *name))
+    {
+        let why = format!(
+            "an earlier try of this roll began on {gone}, which is not found any more: it may be half installed; bring it back, or restore deployment {}",
+            deployment.id
+        );
+        return Err(not_begun(&job, &target, deployment, known, Failure::new(why)).await);
+    }
     let ill = all.into_iter().filter(|name| !hosts.iter().any(|host| host.name == *name)).collect();
     let plan = Plan {
         // Names this roll and no other, also where a server was set up anew and counts from 1 again.
@@ -147,20 +156,34 @@ pub(super) async fn restore(job: Job) -> Result<Done, Failure> {
     record.keep(&previous);
     let traffic = target.balancer.as_ref().map(|balancer| balancer.traffic(&job, &deployment.app));
     let health = target.health(&job).await?;
-    let way = WayBack { previous, hosts, timeout: HOST_TIMEOUT, traffic, health };
+    // Before the first host: agents wait for a deployment at work, and what they would put back on is told no more.
+    let set = async |status, hosts: &Value| {
+        let request = Request::UpdateDeployment { id, status, hosts: hosts.clone() };
+        stored(job.line.ask(request).await)
+    };
+    set(DeploymentStatus::Rolling, &known).await?;
+    let told = match &target.advert {
+        None => Ok(()),
+        Some(advert) => advert.take_back(&job, id, &deployment.version).await.map(drop),
+    };
+    let batch = target.batch;
+    let way = WayBack { previous, hosts, batch, timeout: HOST_TIMEOUT, traffic, health };
     let restored = rollout::restore(&way, &record, &job.cancel).await;
-    if let Some(error) = restored.error {
-        return Err(told_or(&job.cancel, error).showing(record.output()));
-    }
-    if let Some(advert) = &target.advert {
-        advert.take_back(&job, id, &deployment.version).await.map_err(|f| f.showing(record.output()))?;
+    // That it could not be told kept no host from going back.
+    let failure = match (restored.error, told) {
+        (None, Ok(())) => None,
+        (None, Err(failure)) => Some(failure),
+        (Some(error), Ok(())) => Some(told_or(&job.cancel, error)),
+        (Some(error), Err(told)) => {
+            Some(told_or(&job.cancel, format!("{error}; and {}", told.error.message)))
+        }
+    };
+    if let Some(failure) = failure {
+        set(DeploymentStatus::Failed, &known).await?;
+        return Err(failure.showing(record.output()));
     }
     // The record keeps what the roll wrote: what each host had before it.
-    stored(
-        job.line
-            .ask(Request::UpdateDeployment { id, status: DeploymentStatus::Restored, hosts: known })
-            .await,
-    )?;
+    set(DeploymentStatus::Restored, &known).await?;
     Ok(Done::with(record.output()))
 }
 
@@ -261,6 +284,13 @@ fn records_from(hosts: &Value) -> Vec<Previous> {
     hosts.as_array().map(|hosts| hosts.iter().filter_map(one).collect()).unwrap_or_default()
 }
 
+/// Hosts that were begun, and of which it is not known that they came to the end.
+fn half_done(hosts: &Value) -> Vec<String> {
+    let begun = |host: &&Value| host.get("ok").and_then(Value::as_bool) != Some(true);
+    let name = |host: &Value| host.get("name").and_then(Value::as_str).map(str::to_owned);
+    hosts.as_array().map(|hosts| hosts.iter().filter(begun).filter_map(name).collect()).unwrap_or_default()
+}
+
 /// The record of a deployment while its hosts change: kept at the server, and shown as outputs so far.
 struct Record {
     line: Arc<dyn Line>,
@@ -332,10 +362,11 @@ impl HostRecord {
         HostRecord { previous, result: Some(result.clone()) }
     }
 
-    fn from(&self) -> Option<&str> {
+    /// What it held. Of a roll that is what it held before the first try, whatever a later one found: the way back is read from it.
+    fn from(&self, to: Option<&str>) -> Option<&str> {
         match &self.result {
-            Some(result) => result.from.as_deref(),
-            None => self.previous.version.as_deref(),
+            Some(result) if to.is_none() => result.from.as_deref(),
+            _ => self.previous.version.as_deref(),
         }
     }
 
@@ -352,7 +383,7 @@ impl HostRecord {
         object([
             ("name", Value::from(self.previous.host.as_str())),
             ("package", Value::from(self.previous.package.as_str())),
-            ("from", optional(self.from())),
+            ("from", optional(self.from(to))),
             ("to", optional(self.to(to))),
             ("ok", result.map_or(Value::Null, |result| Value::from(result.ok))),
             ("error", optional(result.and_then(|result| result.error.as_deref()))),
@@ -361,7 +392,7 @@ impl HostRecord {
 
     fn as_line(&self, to: Option<&str>) -> String {
         let or_nothing = |version: Option<&str>| version.unwrap_or("nothing").to_owned();
-        let (from, to) = (or_nothing(self.from()), or_nothing(self.to(to)));
+        let (from, to) = (or_nothing(self.from(to)), or_nothing(self.to(to)));
         let name = &self.previous.host;
         match &self.result {
             Some(result) if !result.ok => {
@@ -406,4 +437,40 @@ impl Observer for Record {
 fn say_of(line: &dyn Line, host: &str, stream: Stream, bytes: &[u8]) {
     let named = [host.as_bytes(), b": ", bytes].concat();
     say(line, stream, &named);
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_host_held_before_the_first_try_is_never_overwritten_by_a_later_one() {
+        let previous =
+            Previous { host: "b".to_owned(), package: "shop".to_owned(), version: Some("1.0".to_owned()) };
+        let unreached = HostResult {
+            host: "b".to_owned(),
+            from: None,
+            to: Some("2.0".to_owned()),
+            ok: false,
+            code: None,
+            output: String::new(),
+            error: Some("connection refused".to_owned()),
+            seconds: 0.0,
+        };
+        let record = HostRecord { previous, result: Some(unreached) };
+        let kept = Value::Array(vec![record.as_value(Some("2.0"))]);
+        assert_eq!(records_from(&kept)[0].version.as_deref(), Some("1.0"));
+        // Of a way back it is shown what was there when it began.
+        assert_eq!(record.as_value(None)["from"], Value::Null);
+    }
+
+    #[test]
+    fn hosts_that_were_begun_and_did_not_come_to_the_end_are_known() {
+        let hosts = json!([{"name": "a", "ok": true}, {"name": "b", "ok": null}, {"name": "c", "ok": false}]);
+        assert_eq!(half_done(&hosts), ["b", "c"]);
+        assert!(half_done(&Value::Null).is_empty());
+    }
 }

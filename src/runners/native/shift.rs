@@ -185,7 +185,8 @@ fn weights(percent: f64, ours: &[u32], others: &[u32]) -> (Vec<u32>, Vec<u32>) {
 
 /// What the weights were before the first attempt of this step changed any.
 async fn remembered(job: &Job, changes: &[Change]) -> Result<Value, Failure> {
-    let key = format!("deploy/shift/{}/{}/{}", job.key.run, job.key.step, job.key.visit);
+    let item = job.key.item.map(|item| format!(".{item}")).unwrap_or_default();
+    let key = format!("deploy/shift/{}/{}/{}{item}", job.key.run, job.key.step, job.key.visit);
     if let Reply::Kv { value: Some(known @ Value::Array(_)), .. } =
         job.line.ask(Request::KvGet { key: key.clone() }).await
     {

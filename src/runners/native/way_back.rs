@@ -34,10 +34,13 @@ const LOOK: &str = r#"
 export LC_ALL=C
 command -v dpkg-query >/dev/null || { echo "nothing dpkg-query is not installed: this is no Debian host"; exit 0; }
 printf 'installed %s\n' "$(dpkg-query ${ROOT:+"--admindir=$ROOT/var/lib/dpkg"} -W -f '${db:Status-Abbrev}|${Version}\n' 'PACKAGE' 2>/dev/null | head -n 1)"
-apt-cache madison 'PACKAGE' 2>/dev/null | head -n 500 | while IFS='|' read -r name version rest; do echo "offers $version"; done
+apt-cache madison 'PACKAGE' 2>/dev/null | while IFS='|' read -r name version rest; do echo "offers $version"; done
 if [ -n "$ROOT" ] || [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then echo may; fi
 exit 0
 "#;
+
+/// The repository at hand: its folder, the suite, and which versions of the package stand there, or why it can't be read.
+type InRepository = Option<Result<(PathBuf, String, Vec<String>), String>>;
 
 /// What a host said.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -125,12 +128,7 @@ fn seen(text: &str) -> Seen {
 }
 
 /// The repository at hand, and which versions of the package its suite has; `None` where this worker has none.
-async fn in_repository(
-    job: &Job,
-    facts: &Value,
-    package: &str,
-    suite: Option<String>,
-) -> Option<Result<(PathBuf, String, Vec<String>), String>> {
+async fn in_repository(job: &Job, facts: &Value, package: &str, suite: Option<String>) -> InRepository {
     let suite = suite?;
     let root = facts["repository"].as_str().map_or_else(|| job.data.join("apt"), PathBuf::from);
     if !root.join("dists").is_dir() {
@@ -179,13 +177,7 @@ impl<'a> Proof<'a> {
         hosts.iter().find(|one| one["name"] == host)?["from"].as_str()
     }
 
-    fn take(
-        &mut self,
-        name: &str,
-        answer: Result<Seen, String>,
-        package: &str,
-        repository: &Option<Result<(PathBuf, String, Vec<String>), String>>,
-    ) {
+    fn take(&mut self, name: &str, answer: Result<Seen, String>, package: &str, repository: &InRepository) {
         let answer = answer.and_then(|seen| match seen.nothing {
             Some(why) => Err(why),
             None => Ok(seen),
@@ -235,13 +227,11 @@ impl<'a> Proof<'a> {
         }));
     }
 
-    fn take_repository(
-        &mut self,
-        package: &str,
-        found: Option<Result<(PathBuf, String, Vec<String>), String>>,
-    ) {
+    fn take_repository(&mut self, package: &str, found: InRepository) {
         match found {
             None => (),
+            // Before the first deployment there may be no suite yet; nothing is wanted of it then.
+            Some(Err(_)) if self.needed.is_empty() => (),
             Some(Err(why)) => self.problems.push(format!("the APT repository can't be read: {why}")),
             Some(Ok((root, suite, versions))) => {
                 for version in self.needed.iter().filter(|version| !versions.contains(version)) {
@@ -276,7 +266,7 @@ impl<'a> Proof<'a> {
             )),
         }
         said.push(match (&self.facts["rehearsed"], self.facts["tested"].as_array().map_or(0, Vec::len)) {
-            (Value::Null, 0) => format!("nobody has gone back on {environment} yet, and no test does"),
+            (Value::Null, 0) => format!("nobody has gone back on {environment} yet"),
             (Value::Null, tests) => {
                 format!("nobody has gone back on {environment} yet, {tests} of the tests do")
             }
@@ -372,5 +362,11 @@ mod tests {
         );
         let summary = output["summary"].as_str().unwrap_or_default();
         assert!(summary.contains("1 of the tests do; the last roll took 12 s"), "{summary}");
+        // Before the first deployment nothing is wanted of a repository that has no such suite yet.
+        let mut first = Proof::new(&facts);
+        let none = Some(Err("there is no suite `stable`".to_owned()));
+        first.take("h1", Ok(host(None)), "shop", &none);
+        first.take_repository("shop", none);
+        assert_eq!(first.output("shop", "production", "shop")["ready"], true);
     }
 }
