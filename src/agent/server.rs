@@ -200,6 +200,7 @@ mod tests {
             status,
             started_at: Timestamp(id * 100),
             finished_at: Some(Timestamp(id * 100 + 50)),
+            done_at: None,
             restored_at: None,
         }
     }

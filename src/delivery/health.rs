@@ -1,7 +1,8 @@
 //! Whether what runs on a host is well: a program there says so, it answers over HTTP or TCP, or Consul says that it passes.
 //!
 //! HTTP, TCP and Consul are asked from here, of the host's address; a script runs on the host. All are tried several times, since a service needs a
-//! moment after its installation. What is said when it is not well: what was asked, and what came.
+//! moment after its installation. What is said when it is not well: what was asked, and what came. A Consul that cannot be asked is told apart from one
+//! that says that the host is ill.
 
 use std::time::Duration;
 
@@ -91,6 +92,7 @@ pub async fn ask(
     }
     Err(match last {
         HostError::Ill { said, .. } => HostError::Ill { tries, said },
+        HostError::NotAsked { said, .. } => HostError::NotAsked { tries, said },
         other => other,
     })
 }
@@ -103,24 +105,27 @@ pub async fn ask_once(
     cancel: &CancellationToken,
 ) -> Result<Well, HostError> {
     let timeout = check.timeout.duration();
+    let ill = |said| HostError::Ill { tries: 1, said };
     let answer = async {
-        match &check.question {
+        let said = match &check.question {
             Question::Script(script) => {
                 let finished = hosts::run_check(host, script, check.timeout, on_line, cancel).await?;
                 debug_assert_eq!(finished.ended, Ended::Code(0));
                 return Ok(Well { said: finished.stdout.tail(SHOWN_BYTES).trim_end().to_owned() });
             }
-            Question::Http(http) => of_http(host, http, timeout).await,
-            Question::Tcp(port) => of_tcp(host, *port, timeout).await,
+            Question::Http(http) => of_http(host, http, timeout).await.map_err(ill)?,
+            Question::Tcp(port) => of_tcp(host, *port, timeout).await.map_err(ill)?,
             Question::Consul { client, service, tags } => {
                 match tokio::time::timeout(timeout, of_consul(host, client, service, tags)).await {
-                    Ok(answer) => answer,
-                    Err(_) => Err(format!("Consul did not answer within {}", check.timeout)),
+                    Ok(answer) => answer?,
+                    Err(_) => {
+                        let said = format!("Consul did not answer within {}", check.timeout);
+                        return Err(HostError::NotAsked { tries: 1, said });
+                    }
                 }
             }
-        }
-        .map(|said| Well { said })
-        .map_err(|said| HostError::Ill { tries: 1, said })
+        };
+        Ok(Well { said })
     };
     tokio::select! {
         answer = answer => answer,
@@ -195,26 +200,75 @@ async fn of_tcp(host: &Host, port: u16, timeout: Duration) -> Result<String, Str
     }
 }
 
-async fn of_consul(host: &Host, client: &Client, service: &str, tags: &[String]) -> Result<String, String> {
-    let answer =
-        client.instances(service, tags, false, &Wait::no()).await.map_err(|error| error.to_string())?;
+async fn of_consul(
+    host: &Host,
+    client: &Client,
+    service: &str,
+    tags: &[String],
+) -> Result<String, HostError> {
+    let ill = |said| Err(HostError::Ill { tries: 1, said });
+    let answer = client.instances(service, tags, false, &Wait::no()).await;
+    let answer = answer.map_err(|error| HostError::NotAsked { tries: 1, said: error.to_string() })?;
     // By the name of its node; by its address where no node is called so.
     let by_name = answer.value.iter().any(|one| one.node == host.name);
     let is_here = |one: &&Instance| if by_name { one.node == host.name } else { one.address == host.address };
     let mut here = answer.value.iter().filter(is_here).peekable();
     let asked = format!("`{service}` on {} in Consul at {}", host.name, client.shown());
     if here.peek().is_none() {
-        return Err(format!("{asked} has no instance"));
+        return ill(format!("{asked} has no instance"));
     }
     match here.find(|one| one.status != "passing") {
-        Some(ill) => Err(format!("{asked} is {} (instance {})", ill.status, ill.id)),
+        Some(one) => ill(format!("{asked} is {} (instance {})", one.status, one.id)),
         None => Ok(format!("{asked} passes")),
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+
+    async fn asked_of_consul(address: &str) -> HostError {
+        let client = Client::new(address, None).unwrap();
+        let question = Question::Consul { client, service: "shop".to_owned(), tags: Vec::new() };
+        let check = Check { question, tries: 2, interval: Span(0), timeout: Span::seconds(10) };
+        let host = Host::root("web1", "/srv/web1");
+        ask(&host, &check, &mut |_, _| {}, &CancellationToken::new()).await.unwrap_err()
+    }
+
+    /// A Consul that gives this answer to each question; its address.
+    async fn consul_that_says(status: &'static str, body: &'static str) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                drop(stream.read(&mut [0; 4096]).await);
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+                );
+                drop(stream.write_all(answer.as_bytes()).await);
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_consul_that_cannot_be_asked_is_told_apart_from_one_that_does_not_pass() {
+        let without = asked_of_consul(&consul_that_says("200 OK", "[]").await).await;
+        assert!(matches!(without, HostError::Ill { tries: 2, .. }), "{without}");
+        let leaderless = consul_that_says("500 Internal Server Error", "No cluster leader").await;
+        for address in [leaderless.as_str(), "http://127.0.0.1:1"] {
+            let away = asked_of_consul(address).await;
+            assert!(matches!(away, HostError::NotAsked { tries: 2, .. }), "{away}");
+            assert!(
+                away.to_string().starts_with("the health check could not be made, 2 tries: Consul at"),
+                "{away}"
+            );
+        }
+    }
 
     #[test]
     fn a_path_is_asked_of_the_host_s_address_and_a_url_may_name_it() {

@@ -74,6 +74,9 @@ pub enum HostError {
     /// What was asked of it, and what came.
     #[error("the health check failed{}: {said}", of_tries(*.tries))]
     Ill { tries: u32, said: String },
+    /// Who knows how it does could not be asked, which says nothing about the host.
+    #[error("the health check could not be made{}: {said}", of_tries(*.tries))]
+    NotAsked { tries: u32, said: String },
     #[error(
         "{package} {version} is not what its sources offer: {offered}; publish it in the suite that the host takes from"
     )]

@@ -92,7 +92,7 @@ impl Engine {
                     Err(StoreError::Conflict(why)) => return Ok(Reply::Refused { why }),
                     other => other?,
                 };
-                Ok(Reply::Deployment { deployment: stored.deployment, hosts: stored.hosts })
+                Ok(Reply::Deployment { deployment: Box::new(stored.deployment), hosts: stored.hosts })
             }
             Request::UpdateDeployment { id, status, hosts } => {
                 let before = match status {
@@ -113,7 +113,9 @@ impl Engine {
                             newer.id, newer.app, newer.version, newer.environment
                         ),
                     }),
-                    None => Ok(Reply::Deployment { deployment: stored.deployment, hosts: stored.hosts }),
+                    None => {
+                        Ok(Reply::Deployment { deployment: Box::new(stored.deployment), hosts: stored.hosts })
+                    }
                 },
                 None => Ok(Reply::Refused { why: format!("there is no deployment {id}") }),
             },

@@ -243,7 +243,7 @@ fn named<'a>(
         let message = format!("{version} of {} stands on {} already", from.app, from.environment);
         return Err(Refused::Conflict(message));
     }
-    let mut whole = past.iter().filter(|one| was_whole(one)).map(|one| &one.deployment);
+    let mut whole = past.iter().map(|one| &one.deployment).filter(|one| one.was_whole());
     if let Some(found) = whole.clone().find(|one| one.version == version) {
         return Ok(found);
     }
@@ -259,18 +259,6 @@ fn named<'a>(
         from.environment,
         if known.is_empty() { "none".to_owned() } else { known.join(", ") }
     )))
-}
-
-/// Whether the deployment reached all its hosts, also when it was taken back since.
-fn was_whole(one: &StoredDeployment) -> bool {
-    let hosts = one.hosts.as_array();
-    let all_ok =
-        || hosts.is_some_and(|hosts| !hosts.is_empty() && hosts.iter().all(|host| host["ok"] == true));
-    match one.deployment.status {
-        DeploymentStatus::Done => true,
-        DeploymentStatus::Restored => all_ok(),
-        DeploymentStatus::Rolling | DeploymentStatus::Failed => false,
-    }
 }
 
 /// The hosts of a deployment's record.
@@ -303,4 +291,41 @@ fn no_such(kind: &str, name: &str, known: &[String]) -> Refused {
     let near = nearest(name, known.iter().map(String::as_str));
     let near = near.map(|near| format!("; did you mean `{near}`?"));
     Refused::NotFound(format!("there is no {kind} `{name}`{}", near.unwrap_or_default()))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+
+    #[test]
+    fn what_stopped_half_way_before_it_was_taken_back_is_no_place_to_go_back_to() {
+        let one = |id: i64, version: &str, status: DeploymentStatus, done_at: Option<i64>| StoredDeployment {
+            deployment: Deployment {
+                id,
+                app: "shop".to_owned(),
+                environment: "production".to_owned(),
+                version: version.to_owned(),
+                previous: None,
+                run: None,
+                status,
+                started_at: Timestamp(id),
+                finished_at: Some(Timestamp(id + 1)),
+                done_at: done_at.map(Timestamp),
+                restored_at: None,
+            },
+            step: None,
+            hosts: json!([{"name": "a", "ok": true}]),
+        };
+        let past = [
+            one(3, "3.0", DeploymentStatus::Restored, None),
+            one(2, "2.0", DeploymentStatus::Restored, Some(3)),
+            one(1, "1.0", DeploymentStatus::Done, Some(2)),
+        ];
+        let from = &past[2].deployment;
+        assert_eq!(named(&past, from, "2.0").unwrap().id, 2);
+        let refused = named(&past, from, "3.0").unwrap_err().to_string();
+        assert!(refused.contains("3.0 of shop was never whole") && refused.contains("2.0, 1.0"), "{refused}");
+    }
 }

@@ -56,7 +56,6 @@ pub async fn checkout_kept(
 }
 
 /// By way of the copy, or nothing where the copy has the commit and can't give it: it is damaged, and thrown away.
-
 async fn by_copy(
     repository: &Repository,
     wanted: &str,

@@ -84,7 +84,7 @@ pub enum Reply {
         version: i64,
     },
     Deployment {
-        deployment: Deployment,
+        deployment: Box<Deployment>,
         hosts: Value,
     },
     WayBack {

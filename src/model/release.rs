@@ -16,10 +16,25 @@ pub struct Deployment {
     pub run: Option<RunId>,
     pub status: DeploymentStatus,
     pub started_at: Timestamp,
+    /// When it was done, or failed, the last time: a roll that is tried again ends again.
     pub finished_at: Option<Timestamp>,
+    /// When it was done: known also when it was taken back since.
+    #[serde(default)]
+    pub done_at: Option<Timestamp>,
     /// When it was taken back.
     #[serde(default)]
     pub restored_at: Option<Timestamp>,
+}
+
+impl Deployment {
+    /// Whether it reached all its hosts, also when it was taken back since.
+    pub fn was_whole(&self) -> bool {
+        match self.status {
+            DeploymentStatus::Done => true,
+            DeploymentStatus::Restored => self.done_at.is_some(),
+            DeploymentStatus::Rolling | DeploymentStatus::Failed => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -87,7 +87,8 @@ impl Store {
         self.write(move |tx| Box::pin(async move { begin(tx, &new, now).await })).await
     }
 
-    /// Stores how far a deployment is. A status other than rolling ends it at `now`, the first time.
+    /// Stores how far a deployment is. It ends at `now` when it becomes done or failed, each time that it does; taking it back leaves when it ended, and
+    /// whether it was done, as they were.
     ///
     /// # Errors
     /// `Missing` when there is no such deployment. The database cannot be written.
@@ -100,20 +101,27 @@ impl Store {
     ) -> Result<(), StoreError> {
         let hosts = json::write("hosts", hosts)?;
         let status_word = json::word("status", &status)?;
-        let finished_at = (status != DeploymentStatus::Rolling).then_some(now.0);
-        let restored_at = (status == DeploymentStatus::Restored).then_some(now.0);
         self.write(move |tx| {
             Box::pin(async move {
+                // A server of an earlier version may have stored that it is done without when.
                 let done = sql(
-                    "UPDATE deployments SET status = $2, hosts = $3, finished_at = coalesce(finished_at, $4),
-                                            restored_at = coalesce(restored_at, $5)
+                    "UPDATE deployments SET status = $2, hosts = $3,
+                         finished_at = CASE WHEN $2 = 'rolling' THEN NULL
+                                            WHEN $2 = 'restored' THEN coalesce(finished_at, done_at, CAST($4 AS BIGINT))
+                                            WHEN $2 = status THEN coalesce(finished_at, CAST($4 AS BIGINT))
+                                            ELSE CAST($4 AS BIGINT) END,
+                         done_at = CASE WHEN $2 = 'failed' THEN NULL
+                                        WHEN status = 'done' THEN coalesce(done_at, finished_at)
+                                        WHEN $2 = 'done' THEN CAST($4 AS BIGINT)
+                                        ELSE done_at END,
+                         restored_at = CASE WHEN $2 = 'restored' THEN coalesce(restored_at, CAST($4 AS BIGINT))
+                                            ELSE restored_at END
                      WHERE id = $1",
                 )
                 .bind(id)
                 .bind(status_word)
                 .bind(hosts)
-                .bind(finished_at)
-                .bind(restored_at)
+                .bind(now.0)
                 .execute(tx)
                 .await?;
                 match done {
@@ -353,7 +361,7 @@ async fn refuse_other(tx: &mut Connection, new: &NewDeployment, environment: &st
     )))
 }
 
-const SELECT: &str = "SELECT id, app, environment, version, previous, run, status, started_at, finished_at, hosts, restored_at, unique_key FROM deployments";
+const SELECT: &str = "SELECT id, app, environment, version, previous, run, status, started_at, finished_at, hosts, done_at, restored_at, unique_key FROM deployments";
 
 type Row = (
     i64,
@@ -367,11 +375,26 @@ type Row = (
     Option<i64>,
     String,
     Option<i64>,
+    Option<i64>,
     String,
 );
 
 fn read(
-    (id, app, environment, version, previous, run, status, started_at, finished_at, hosts, restored_at, key): Row,
+    (
+        id,
+        app,
+        environment,
+        version,
+        previous,
+        run,
+        status,
+        started_at,
+        finished_at,
+        hosts,
+        done_at,
+        restored_at,
+        key,
+    ): Row,
 ) -> Result<StoredDeployment, StoreError> {
     let what = format!("deployment {id}");
     let deployment = Deployment {
@@ -384,6 +407,7 @@ fn read(
         status: json::of_word(&what, &status)?,
         started_at: Timestamp(started_at),
         finished_at: finished_at.map(Timestamp),
+        done_at: done_at.map(Timestamp),
         restored_at: restored_at.map(Timestamp),
     };
     Ok(StoredDeployment { deployment, step: step_of(&key), hosts: json::read(&what, &hosts)? })
@@ -412,6 +436,7 @@ mod tests {
 
     on_both!(
         the_same_key_gets_the_same_record_and_previous_is_what_was_done_last,
+        a_deployment_ends_when_it_last_became_done_or_failed,
         deployments_are_found_by_host_status_and_time,
         a_run_is_known_by_what_began_the_run_at_the_top,
     );
@@ -472,6 +497,42 @@ mod tests {
         assert_eq!(newest(Newest::NotTakenBack).await, [third.id]);
         let missing = store.update_deployment(99, DeploymentStatus::Done, &json!([]), NOW).await;
         assert_eq!(missing, Err(StoreError::Missing("deployment 99".to_owned())));
+    }
+
+    async fn a_deployment_ends_when_it_last_became_done_or_failed() {
+        use DeploymentStatus::{Done, Failed, Restored, Rolling};
+        let (_folder, store) = fresh().await;
+        let after = async |key: &str, steps: &[(DeploymentStatus, u64)]| {
+            let id = store.begin_deployment(new(key, "1.0"), NOW).await.unwrap().deployment.id;
+            for (status, at) in steps {
+                store.update_deployment(id, *status, &json!([]), NOW.plus(Span(*at))).await.unwrap();
+            }
+            let found = store.deployment(id).await.unwrap().unwrap().deployment;
+            let times = [found.finished_at, found.done_at, found.restored_at];
+            (times.map(|at| at.map(|at| at.since(NOW).0)), found.was_whole())
+        };
+        let again = [(Failed, 1), (Rolling, 2), (Done, 3), (Done, 4), (Restored, 5), (Restored, 6)];
+        assert_eq!(after("1/a/1", &again[..1]).await, ([Some(1), None, None], false));
+        assert_eq!(after("2/a/1", &again[..2]).await, ([None, None, None], false));
+        assert_eq!(after("3/a/1", &again[..3]).await, ([Some(3), Some(3), None], true));
+        assert_eq!(after("4/a/1", &again[..4]).await, ([Some(3), Some(3), None], true));
+        assert_eq!(after("5/a/1", &again).await, ([Some(3), Some(3), Some(5)], true));
+        // Without a host touched in between, too.
+        assert_eq!(after("6/a/1", &[(Failed, 1), (Done, 3)]).await, ([Some(3), Some(3), None], true));
+        assert_eq!(after("7/a/1", &[(Failed, 1), (Failed, 3)]).await, ([Some(1), None, None], false));
+        // Stopped half way, or killed, and taken back: it never was done.
+        assert_eq!(after("8/a/1", &[(Failed, 1), (Restored, 3)]).await, ([Some(1), None, Some(3)], false));
+        assert_eq!(after("9/a/1", &[(Rolling, 1), (Restored, 3)]).await, ([Some(3), None, Some(3)], false));
+        // Done, tried again, and failed: what counts is how it ended.
+        let worse = [(Done, 1), (Rolling, 2), (Failed, 3), (Restored, 4)];
+        assert_eq!(after("10/a/1", &worse).await, ([Some(3), None, Some(4)], false));
+        // A way back is at work on it for a while.
+        let back = [(Done, 1), (Rolling, 2), (Restored, 3)];
+        assert_eq!(after("12/a/1", &back).await, ([Some(1), Some(1), Some(3)], true));
+        // Done by a server that did not store when.
+        assert_eq!(after("11/a/1", &[(Done, 1)]).await.0[1], Some(1));
+        store.execute("UPDATE deployments SET done_at = NULL WHERE unique_key = '11/a/1'").await.unwrap();
+        assert_eq!(after("11/a/1", &[(Restored, 2)]).await, ([Some(1), Some(1), Some(2)], true));
     }
 
     async fn deployments_are_found_by_host_status_and_time() {

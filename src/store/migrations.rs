@@ -42,6 +42,7 @@ pub(super) const ALL: &[Migration] = &[
     migration!(9, "0009_cursors", oldest: 1),
     migration!(10, "0010_rule_windows", oldest: 1),
     migration!(11, "0011_restored", oldest: 1),
+    migration!(12, "0012_done", oldest: 1),
 ];
 
 const VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_version (
@@ -145,6 +146,7 @@ mod tests {
         several_that_start_at_once_change_the_schema_once,
         somebody_elses_tables_are_left_alone,
         rows_of_the_first_schema_are_read_by_the_newest,
+        what_was_deployed_before_is_known_to_have_been_done_or_not,
         a_start_that_fails_midway_leaves_the_old_schema,
         a_newer_schema_is_refused_when_it_says_so_and_borne_when_it_does_not,
     );
@@ -203,6 +205,36 @@ mod tests {
         assert_eq!(newest.log(&filter).await.unwrap()[0].chunk.bytes, [0xff, 0]);
         assert_eq!(newest.kv("k", NOW).await.unwrap().unwrap().version, 4);
         assert_eq!(newest.count("SELECT count(*) FROM meta WHERE note = 'none'").await, 1);
+    }
+
+    async fn what_was_deployed_before_is_known_to_have_been_done_or_not() {
+        let place = Place::new();
+        let before = open(&place, &ALL[..11]).await.unwrap();
+        let whole = r#"[{"name":"a","ok":true}]"#;
+        let half = r#"[{"name":"a","ok":true},{"name":"b","ok":false}]"#;
+        let begun = r#"[{"name":"a","ok":true},{"name":"b","ok":null}]"#;
+        let rows = [
+            ("done", half),
+            ("failed", whole),
+            ("restored", whole),
+            ("restored", half),
+            ("restored", begun),
+            ("restored", "[]"),
+        ];
+        for (number, (status, hosts)) in rows.iter().enumerate() {
+            let row = format!(
+                "INSERT INTO deployments (unique_key, app, environment, version, status, started_at, finished_at, hosts)
+                 VALUES ('{number}/roll/1', 'shop', 'production', '1', '{status}', 5, 7, '{hosts}')"
+            );
+            before.execute(row.leak()).await.unwrap();
+        }
+        before.close().await;
+        let newest = open(&place, ALL).await.unwrap();
+        let filter = crate::store::DeploymentFilter { limit: 9, ..Default::default() };
+        let mut found = newest.deployments(&filter).await.unwrap();
+        found.reverse();
+        let done: Vec<_> = found.iter().map(|one| one.deployment.done_at.map(|at| at.0)).collect();
+        assert_eq!(done, [Some(7), None, Some(7), None, None, None]);
     }
 
     async fn a_start_that_fails_midway_leaves_the_old_schema() {

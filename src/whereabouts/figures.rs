@@ -79,8 +79,12 @@ pub fn figures(
         .enumerate()
         .filter(|(_, record)| is_way_back(record) && record.deployment.status == DeploymentStatus::Done)
         .filter_map(|(place, _)| {
-            // What stood there when it went back.
-            here.iter().skip(place + 1).find(|record| record.deployment.status != DeploymentStatus::Restored)
+            // What stood there when it went back: a way back that came to nothing before is none of it.
+            here.iter().skip(place + 1).find(|record| match record.deployment.status {
+                DeploymentStatus::Done => true,
+                DeploymentStatus::Restored => false,
+                DeploymentStatus::Rolling | DeploymentStatus::Failed => !is_way_back(record),
+            })
         })
         .map(|record| record.deployment.id)
         .collect();
@@ -95,7 +99,7 @@ pub fn figures(
         found.changes += 1;
         let deployment = &record.deployment;
         let Some(end) = deployment.finished_at else { continue };
-        if record.was_whole() {
+        if deployment.was_whole() {
             found.whole += 1;
             if is_first(&here, record) {
                 match origin_of(past, &origin, &deployment.version) {
@@ -124,9 +128,8 @@ pub fn figures(
 /// Whether its version was never whole there before.
 fn is_first(here: &[&Record], record: &Record) -> bool {
     let (id, version) = (record.deployment.id, &record.deployment.version);
-    !here
-        .iter()
-        .any(|other| other.deployment.id < id && other.deployment.version == *version && other.was_whole())
+    let mut before = here.iter().map(|other| &other.deployment);
+    !before.any(|other| other.id < id && other.version == *version && other.was_whole())
 }
 
 /// When what became a version began: by the first deployment of it anywhere.
@@ -142,10 +145,10 @@ fn origin_of<'a>(
     first.and_then(origin).filter(|origin| !origin.is_way_back).map(|origin| origin.began_at)
 }
 
-/// When the harm of a failure was over.
+/// When the harm of a failure was over. Of some that were taken back long ago nobody stored when.
 fn restored_at(here: &[&Record], failure: &Record) -> Option<Timestamp> {
     let deployment = &failure.deployment;
-    if deployment.status == DeploymentStatus::Restored {
+    if deployment.status == DeploymentStatus::Restored && deployment.restored_at.is_some() {
         return deployment.restored_at;
     }
     let good = here.iter().rev().map(|record| &record.deployment);
@@ -230,6 +233,41 @@ mod tests {
         // 2.0: until 3.0 at 5:01, 3 h; 2.1: taken back after 9 min; 4.0: until the rollback, 1 h.
         assert_eq!(found.time_to_restore, Spread { n: 3, median: Some(3600.0), p90: Some(10_800.0) });
         assert_eq!(found.not_restored, 0);
+    }
+
+    #[test]
+    fn a_change_that_the_second_try_of_a_rollback_left_is_a_failure() {
+        let past = |first: DeploymentStatus| {
+            [
+                record(8, "production", "1.0", Done), // the rollback, tried again
+                record(7, "production", "1.0", first),
+                record(6, "production", "2.0", Done),
+                record(1, "production", "1.0", Done),
+            ]
+        };
+        for first in [Failed, Rolling, Restored] {
+            let found = of(&past(first), &[7, 8], (0, 24));
+            assert_eq!((found.changes, found.failures, found.not_restored), (2, 1, 0), "{first:?}");
+            // 2.0: until the rollback that was done, 2 h.
+            assert_eq!(found.time_to_restore, Spread { n: 1, median: Some(7200.0), p90: Some(7200.0) });
+        }
+    }
+
+    #[test]
+    fn what_stopped_half_way_and_was_taken_back_was_never_whole() {
+        let mut half = record(2, "production", "2.0", Restored).on("a", None, Some(true));
+        half.deployment.done_at = None;
+        let found = of(&[half, record(1, "production", "1.0", Done)], &[], (0, 24));
+        assert_eq!((found.changes, found.whole, found.failures, found.lead_time.n), (2, 1, 1, 1));
+    }
+
+    #[test]
+    fn what_was_taken_back_before_that_was_stored_is_restored_by_the_next_that_is_done() {
+        let mut old = record(2, "production", "2.0", Restored);
+        old.deployment.restored_at = None;
+        let found = of(&[record(3, "production", "2.1", Done), old.clone()], &[], (0, 24));
+        assert_eq!((found.not_restored, found.time_to_restore.median), (0, Some(3600.0)));
+        assert_eq!(of(&[old], &[], (0, 24)).not_restored, 1);
     }
 
     #[test]

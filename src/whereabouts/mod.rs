@@ -61,17 +61,6 @@ impl Record {
     pub fn touch(&self, host: &str) -> Option<&Touch> {
         self.hosts.iter().find(|touch| touch.host == host)
     }
-
-    /// Whether it reached all its hosts, also when it was taken back since.
-    pub fn was_whole(&self) -> bool {
-        match self.deployment.status {
-            DeploymentStatus::Done => true,
-            DeploymentStatus::Restored => {
-                !self.hosts.is_empty() && self.hosts.iter().all(|touch| touch.ok == Some(true))
-            }
-            DeploymentStatus::Rolling | DeploymentStatus::Failed => false,
-        }
-    }
 }
 
 /// The hosts that an environment's definition names: `None` when they are found elsewhere.
@@ -93,10 +82,11 @@ mod testing {
     use super::*;
     use crate::model::{RunId, Timestamp};
 
-    /// A deployment of `shop` that took one minute, an hour times its number after the beginning.
+    /// A deployment of `shop` that took one minute, an hour times its number after the beginning. One that was taken back had been done before.
     pub(super) fn record(id: i64, environment: &str, version: &str, status: DeploymentStatus) -> Record {
         let started_at = Timestamp(id * 3_600_000);
         let over = status != DeploymentStatus::Rolling;
+        let was_done = over && status != DeploymentStatus::Failed;
         let deployment = Deployment {
             id,
             app: "shop".to_owned(),
@@ -107,6 +97,7 @@ mod testing {
             status,
             started_at,
             finished_at: over.then_some(Timestamp(started_at.0 + 60_000)),
+            done_at: was_done.then_some(Timestamp(started_at.0 + 60_000)),
             restored_at: (status == DeploymentStatus::Restored).then_some(Timestamp(started_at.0 + 600_000)),
         };
         Record::new(deployment, Some("roll".to_owned()), &json!([]))

@@ -24,6 +24,13 @@ const RULES: &str = "groups:
         labels: {app: shop}
 ";
 
+/// Consul is to say where the hosts are, or how they do, and is not there.
+const BLIND: &str = "owner: team
+environments:
+  by_check: {hosts: [{name: web1, root: /srv/web1}], check: {consul: blind, address: 'http://127.0.0.1:1', tries: 1}}
+  by_hosts: {hosts: {consul: blind, address: 'http://127.0.0.1:1'}, check: {tcp: 1}}
+";
+
 /// A tiny server of metrics.
 struct Metrics {
     text: Arc<Mutex<String>>,
@@ -58,7 +65,7 @@ fn stage() -> Option<(World, Monitoring, Metrics)> {
         monitoring.prometheus_url(),
         monitoring.alertmanager_url()
     );
-    let world = World::new(1, [ANALYSIS, APPROVERS], &[("siskin.yaml", &site)])?;
+    let world = World::new(1, [ANALYSIS, APPROVERS], &[("siskin.yaml", &site), ("apps/blind.yaml", BLIND)])?;
     monitoring.until("shop_error_ratio", "0");
     Some((world, monitoring, metrics))
 }
@@ -115,6 +122,10 @@ fn what_is_measured_is_healthy_unhealthy_or_inconclusive() {
     monitoring.kill_prometheus();
     let (is, why) = verdict(&world, json!({"alerts": []}));
     assert!(is == "inconclusive" && why.contains("errors is inconclusive: prometheus at 127.0.0.1"), "{why}");
+    for environment in ["by_check", "by_hosts"] {
+        let (is, why) = verdict(&world, json!({"app": "blind", "environment": environment}));
+        assert!(is == "inconclusive" && why.contains("127.0.0.1:1 does not answer"), "{why}");
+    }
 }
 
 #[test]

@@ -274,6 +274,6 @@ fn put(inner: &mut Inner, path: &str, body: &Value) -> (u16, Value) {
         "releases" => "tag_name",
         _ => "id",
     };
-    let is = |entry: &&mut Value| entry[key] == name || entry[key].to_string() == name;
+    let is = |entry: &&mut Value| entry[key] == name || name.parse::<i64>().is_ok_and(|id| entry[key] == id);
     inner.lists.get_mut(list).into_iter().flatten().find(is).map_or((404, Value::Null), laid_over)
 }

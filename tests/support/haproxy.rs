@@ -113,7 +113,8 @@ impl Drop for Haproxy {
     }
 }
 
-fn program() -> Option<PathBuf> {
+/// Where the program is, if it is installed.
+pub(crate) fn program() -> Option<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&paths).chain([PathBuf::from("/usr/sbin")]);
     folders.map(|folder| folder.join("haproxy")).find(|path| path.is_file())

@@ -278,6 +278,7 @@ async fn what_is_wrong_or_refused_is_said_before_anything_changes() {
         (json!({"repository": "acme/sh?p"}), "owner/name"),
         (json!({"commit": "main"}), "hash of a commit"),
         (json!({"state": "green"}), "known are"),
+        (json!({"target_url": "job/shop/1/"}), "a whole address"),
         (json!({"token": "wrong"}), "401"),
         (json!({"url": "file:///etc"}), "http or https"),
     ] {

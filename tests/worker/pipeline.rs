@@ -126,7 +126,7 @@ fn answer(
     request: Request,
 ) -> Reply {
     let reply = |(deployment, hosts): &(Deployment, Value)| Reply::Deployment {
-        deployment: deployment.clone(),
+        deployment: Box::new(deployment.clone()),
         hosts: hosts.clone(),
     };
     match request {
@@ -142,6 +142,7 @@ fn answer(
                 status: DeploymentStatus::Rolling,
                 started_at: Timestamp(id),
                 finished_at: None,
+                done_at: None,
                 restored_at: None,
             };
             asked.push("begin".into());

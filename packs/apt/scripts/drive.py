@@ -9,8 +9,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 
 
 def fail(message):
@@ -48,6 +50,10 @@ def inspect(path):
         fail(f"{path} says no name, version or architecture")
     name, version, architecture = fields[:3]
     return {"path": path, "name": name, "version": version, "architecture": architecture, "sha256": digest(path)}
+
+
+def identity(package):
+    return package["name"], package["version"], package["architecture"]
 
 
 def refuse(package, suite, known):
@@ -171,6 +177,7 @@ class Freight:
         self.configuration = absolute(values, "configuration") or "/etc/freight.conf"
         self.component = values["component"]
         self.library = self.setting("VARLIB") or "/var/lib/freight"
+        self.known = {}
 
     def setting(self, name):
         try:
@@ -189,20 +196,42 @@ class Freight:
         except OSError as error:
             fail(f"{self.library}/apt can't be read: {error.strerror}; make a folder for each suite there")
 
+    @staticmethod
+    def file_name(package):
+        # As dpkg-name calls it: the epoch is not part of it.
+        return f"{package['name']}_{package['version'].rpartition(':')[2]}_{package['architecture']}.deb"
+
+    def held(self, suite):
+        """All packages of a suite; looked at once, for it takes a process for each."""
+        if suite not in self.known:
+            folder = self.folder(suite)
+            names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+            self.known[suite] = [inspect(os.path.join(folder, name)) for name in names if name.endswith(".deb")]
+        return self.known[suite]
+
     def check(self, suite, package):
-        # It would keep the old bytes under the same name, and say that all is well.
-        place = os.path.join(self.folder(suite), os.path.basename(package["path"]))
-        if os.path.exists(place) and digest(place) != package["sha256"]:
-            refuse(package, suite, digest(place))
+        # Freight itself goes by the name of the file, which may be any: it would take the same version twice, or keep the old bytes and say that all is well.
+        for held in self.held(suite):
+            is_same = held["sha256"] == package["sha256"]
+            if identity(held) == identity(package) and not is_same:
+                refuse(package, suite, held["sha256"])
+            if os.path.basename(held["path"]) == self.file_name(package) and not is_same:
+                fail(f"{held['path']} is {held['name']} {held['version']} ({held['architecture']}), and stands in the way of {package['name']} {package['version']}")
 
     def add(self, suite, packages):
         target = "/".join(part for part in ("apt", suite, self.component) if part)
-        for package in packages:
-            # One suite a call: a list would become the name of one folder, with a blank in it.
-            run(["freight-add", "-c", self.configuration, package["path"], target])
-            place = os.path.join(self.folder(suite), os.path.basename(package["path"]))
-            if not os.path.exists(place) or digest(place) != package["sha256"]:
-                fail(f"freight did not take {package['path']} into {suite}")
+        there = {held["sha256"] for held in self.held(suite)}
+        with tempfile.TemporaryDirectory() as folder:
+            for package in packages:
+                if package["sha256"] in there:
+                    continue
+                given = os.path.join(folder, self.file_name(package))
+                shutil.copyfile(package["path"], given)
+                # One suite a call: a list would become the name of one folder, with a blank in it.
+                run(["freight-add", "-c", self.configuration, given, target])
+                place = os.path.join(self.folder(suite), self.file_name(package))
+                if not os.path.exists(place) or digest(place) != package["sha256"]:
+                    fail(f"freight did not take {package['path']} into {suite}")
         run(["freight-cache", "-c", self.configuration, f"apt/{suite}"])
 
 

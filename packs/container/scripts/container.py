@@ -2,6 +2,7 @@
 """Speaks with Docker or Podman over its unix socket, SOCKET. Input: JSON on stdin; output: JSON on descriptor 3."""
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -25,6 +26,9 @@ PATIENCE_SECONDS = 120
 ENDING = {signal.SIGTERM, signal.SIGINT}
 NAME = re.compile(r"^[a-z0-9][a-z0-9_.-]{0,62}$")
 DIGEST = re.compile(r"^(sha256:)?[0-9a-f]{12,64}$")
+# What Docker's own registry is called, and what an engine wants to be told for it.
+HUBS = ("docker.io", "index.docker.io", "registry-1.docker.io")
+HUB = "https://index.docker.io/v1/"
 
 
 class Refused(Exception):
@@ -33,6 +37,10 @@ class Refused(Exception):
     def __init__(self, status, message):
         super().__init__(message)
         self.status = status
+
+
+class Late(SystemExit):
+    """The engine did not answer in time."""
 
 
 class Ended(Exception):
@@ -69,12 +77,24 @@ class Connection(http.client.HTTPConnection):
         self.path = path
 
     def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # An answer takes `sock` away, and how long it is waited for changes.
+        self.wire = self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         try:
             self.sock.connect(self.path)
         except OSError as error:
             fail(f"the container engine's socket {self.path} can't be used: {error.strerror or error}; does it run, and may this user use it?")
+
+
+@contextlib.contextmanager
+def heard(what):
+    """An answer that is late, breaks off or makes no sense, in words."""
+    try:
+        yield
+    except TimeoutError:
+        raise Late(f"the container engine did not answer {what} in time") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        fail(f"the connection to the container engine broke ({what}): {error}")
 
 
 def send(method, path, query=None, body=None, headers=None, timeout=PATIENCE_SECONDS):
@@ -86,15 +106,13 @@ def send(method, path, query=None, body=None, headers=None, timeout=PATIENCE_SEC
         body = json.dumps(body).encode()
         headers["Content-Type"] = "application/json"
     connection = Connection(engine_socket(), timeout)
-    try:
+    with heard(f"{method} {path.split('?')[0]}"):
         connection.request(method, path, body=body, headers=headers)
         answer = connection.getresponse()
-    except TimeoutError:
-        fail(f"the container engine did not answer {method} {path.split('?')[0]} within {timeout} s")
-    except (OSError, http.client.HTTPException) as error:
-        fail(f"the connection to the container engine broke: {error}")
+    answer.wire = connection.wire
     if answer.status >= 400:
-        text = answer.read(65536).decode(errors="replace")
+        with heard(f"{method} {path.split('?')[0]}"):
+            text = answer.read(65536).decode(errors="replace")
         try:
             text = json.loads(text)["message"]
         except (ValueError, KeyError, TypeError):
@@ -104,19 +122,21 @@ def send(method, path, query=None, body=None, headers=None, timeout=PATIENCE_SEC
 
 
 def ask(method, path, query=None, body=None, **more):
-    text = send(method, path, query, body, **more).read()
-    return json.loads(text) if text.strip() else None
+    answer = send(method, path, query, body, **more)
+    with heard(f"{method} {path}"):
+        text = answer.read()
+        return json.loads(text) if text.strip() else None
 
 
 def lines_of(answer):
     """The JSON objects of an answer that comes bit by bit."""
     rest = b""
-    while part := answer.read1(65536):
-        *whole, rest = (rest + part).split(b"\n")
-        for line in filter(bytes.strip, whole):
-            yield json.loads(line)
-    if rest.strip():
-        yield json.loads(rest)
+    with heard("its reports"):
+        while part := answer.read1(65536):
+            *whole, rest = (rest + part).split(b"\n")
+            yield from (json.loads(line) for line in whole if line.strip())
+        if rest.strip():
+            yield json.loads(rest)
 
 
 def quoted(name):
@@ -239,10 +259,11 @@ def ignored(context):
             continue
         keeps = line.startswith("!")
         pattern = os.path.normpath(line.lstrip("!").strip()).lstrip("/")
-        expression = ""
-        for part in re.split(r"(\*\*/?|\*|\?)", pattern):
-            expression += {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part))
-        rules.append((keeps, re.compile(expression + r"(?:/.*)?\Z")))
+        expression = "".join(translated(part) for part in re.split(r"(\*\*/?|\*|\?|\\.|\[\^?\]?(?:\\.|[^\]\\])*\])", pattern))
+        try:
+            rules.append((keeps, re.compile(expression + r"(?:/.*)?\Z")))
+        except re.error as error:
+            fail(f".dockerignore has a pattern that is none, `{line}`: {error}")
 
     def is_ignored(path):
         out = False
@@ -252,6 +273,16 @@ def ignored(context):
         return out
 
     return is_ignored
+
+
+def translated(part):
+    """What a part of a pattern of .dockerignore is as a regular expression."""
+    if part.startswith("[") and part.endswith("]") and len(part) > 1:
+        # As Docker has it: a class of a regular expression. What is more than that in one of Python is escaped.
+        return "[" + re.sub(r"(\\.)|([\[&|~])", lambda found: found.group(1) or "\\" + found.group(2), part[1:])
+    if part.startswith("\\") and len(part) == 2:
+        return re.escape(part[1])
+    return {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part))
 
 
 def packed(context, dockerfile):
@@ -356,7 +387,14 @@ def tag_of(reference):
 
 def host_of(repository):
     first, slash, _ = repository.partition("/")
-    return first if slash and ("." in first or ":" in first or first == "localhost") else "https://index.docker.io/v1/"
+    is_host = slash and ("." in first or ":" in first or first == "localhost")
+    return first.lower() if is_host and first.lower() not in HUBS else HUB
+
+
+def host_of_login():
+    """Whose user and password the configuration has, where it says so."""
+    host = os.environ.get("REGISTRY", "").rpartition("://")[2].partition("/")[0].lower()
+    return HUB if host in HUBS else host
 
 
 def plain_if_here(repository):
@@ -365,10 +403,11 @@ def plain_if_here(repository):
     return {"tlsVerify": "false"} if host == "localhost" or host.startswith("127.") else {}
 
 
-def login_of(repository):
-    user, password = os.environ.get("REGISTRY_USER", ""), os.environ.get("REGISTRY_PASSWORD", "")
+def login_of(repository, host):
+    """The login at the registry of a repository: ours at `host`, and none at another, which could keep what it sees."""
     login = {"serveraddress": host_of(repository)}
-    if user or password:
+    user, password = os.environ.get("REGISTRY_USER", ""), os.environ.get("REGISTRY_PASSWORD", "")
+    if (user or password) and host == host_of(repository):
         login.update(username=user, password=password)
     return {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(login).encode()).decode()}
 
@@ -381,14 +420,14 @@ def push(given):
     except Refused as refused:
         fail(f"the engine has no image `{image}`" if refused.status == 404 else f"`{image}` can't be called `{given['to']}`: {refused}")
     try:
-        query = {"tag": tag, **plain_if_here(repository)}
-        answer = send("POST", f"/images/{urllib.parse.quote(repository)}/push", query, b"", login_of(repository), timeout=None)
+        query, login = {"tag": tag, **plain_if_here(repository)}, login_of(repository, host_of_login() or host_of(repository))
+        answer = send("POST", f"/images/{urllib.parse.quote(repository)}/push", query, b"", login, timeout=None)
     except Refused as refused:
-        fail(f"`{given['to']}` was not pushed: {refused}")
+        fail(f"`{given['to']}` was not pushed: {refused}{hint(str(refused), repository)}")
     digest, shown = None, None
     for said in lines_of(answer):
         if "error" in said:
-            fail(f"`{given['to']}` was not pushed: {said['error'].strip()}{hint(said['error'])}")
+            fail(f"`{given['to']}` was not pushed: {said['error'].strip()}{hint(said['error'], repository)}")
         if (said.get("aux") or {}).get("Digest"):
             digest = said["aux"]["Digest"]
         status = said.get("status", "")
@@ -412,10 +451,11 @@ def digest_known(image, repository):
     return None
 
 
-def hint(error):
-    if re.search(r"unauthori[sz]ed|denied|no basic auth|authentication required", error, re.IGNORECASE):
-        return "; say `user` and `password_secret` in `config: {container: ..}`"
-    return ""
+def hint(error, repository):
+    if not re.search(r"unauthori[sz]ed|denied|no basic auth|authentication required", error, re.IGNORECASE):
+        return ""
+    host = "docker.io" if host_of(repository) == HUB else host_of(repository)
+    return f"; say `user` and `password_secret` in `config: {{container: ..}}`, and `registry: {host}` if they are for that one"
 
 
 def fetched(image, when):
@@ -437,12 +477,12 @@ def fetched(image, when):
         fail(f"the engine has no image `{image}`, and may not fetch it (`pull: never`)")
     name, tag = image.split("@") if "@" in image else tag_of(image)
     try:
-        answer = send("POST", "/images/create", {"fromImage": name, "tag": tag}, b"", login_of(name), timeout=None)
+        answer = send("POST", "/images/create", {"fromImage": name, "tag": tag}, b"", login_of(name, host_of_login()), timeout=None)
     except Refused as refused:
-        fail(f"the image `{image}` can't be fetched: {refused}{hint(str(refused))}")
+        fail(f"the image `{image}` can't be fetched: {refused}{hint(str(refused), name)}")
     for said in lines_of(answer):
         if "error" in said:
-            fail(f"the image `{image}` can't be fetched: {said['error'].strip()}{hint(said['error'])}")
+            fail(f"the image `{image}` can't be fetched: {said['error'].strip()}{hint(said['error'], name)}")
     return known() or fail(f"the image `{image}` was fetched, and is not there")
 
 
@@ -544,8 +584,8 @@ def body_of(image, given):
     if given.get("entrypoint"):
         body["Entrypoint"] = [str(word) for word in given["entrypoint"]]
     elif isinstance(given.get("command"), str):
-        # An entrypoint of the image would take our shell for its argument.
-        body["Entrypoint"] = []
+        # An entrypoint of the image would take our shell for its argument. An empty list leaves it with Podman; one empty word is none for both.
+        body["Entrypoint"] = [""]
     return body
 
 
@@ -601,8 +641,13 @@ def start(id, what):
 def log_of(id):
     tail = Tail()
     query = {"stdout": "true", "stderr": "true", "tail": "200"}
-    for _, part in frames(send("GET", f"/containers/{id}/logs", query)):
-        tail.add(part)
+    try:
+        with heard("the log"):
+            for _, part in frames(send("GET", f"/containers/{id}/logs", query)):
+                tail.add(part)
+    except (Refused, SystemExit) as error:
+        # Why it is asked for is what is to be said.
+        note(error)
     return tail.text()
 
 
@@ -610,9 +655,23 @@ def state_of(id):
     return ask("GET", f"/containers/{id}/json")["State"]
 
 
-def is_ready(id, command):
+def is_ready(id, command, deadline):
+    """Whether a command in a service succeeds; None where it does not end in time."""
     made = ask("POST", f"/containers/{id}/exec", body={"Cmd": words(command), "AttachStdout": True, "AttachStderr": True})
-    send("POST", f"/exec/{made['Id']}/start", body={"Detach": False, "Tty": False}).read()
+    deadline = max(deadline, time.monotonic() + 1)
+    try:
+        body = {"Detach": False, "Tty": False}
+        answer = send("POST", f"/exec/{made['Id']}/start", body=body, timeout=deadline - time.monotonic())
+        with heard("the command `ready`"):
+            # One that prints without end does not end either.
+            while (left := deadline - time.monotonic()) > 0:
+                answer.wire.settimeout(left)
+                if not answer.read1(65536):
+                    break
+            else:
+                return None
+    except Late:
+        return None
     return ask("GET", f"/exec/{made['Id']}/json").get("ExitCode") == 0
 
 
@@ -626,7 +685,7 @@ def wait_until_ready(id, service):
         health = (state.get("Health") or {}).get("Status") or ""
         if service.get("ready"):
             try:
-                ready = is_ready(id, service["ready"])
+                ready = is_ready(id, service["ready"], began + patience)
             except Refused:
                 # It ended in this moment; that is seen above.
                 ready = False
@@ -635,8 +694,9 @@ def wait_until_ready(id, service):
         if ready:
             note(f"the service {name} is ready after {time.monotonic() - began:.1f} s")
             return
-        if time.monotonic() - began > patience:
-            fail(f"the service {name} was not ready within {patience:g} s: {last_words(id, name)}")
+        if ready is None or time.monotonic() - began > patience:
+            hangs = "; its command `ready` did not end" if ready is None else ""
+            fail(f"the service {name} was not ready within {patience:g} s: {last_words(id, name)}{hangs}")
         time.sleep(0.2 if time.monotonic() - began < 5 else 1)
 
 
@@ -683,7 +743,8 @@ def run(given):
     try:
         network = given["network"]
         if network == "own":
-            network = world.network(prefix) if services else "bridge"
+            # Also without services: on the engine's common one are the containers of others.
+            network = world.network(prefix)
         running = {}
         for service in services:
             body = body_of(fetched(service["image"], given["pull"]), service)
@@ -731,9 +792,10 @@ def followed(id, services):
                 out.buffer.write(part)
                 out.flush()
                 tail.add(part)
-        except (Refused, OSError, SystemExit) as error:
+        except (Refused, OSError, SystemExit, http.client.HTTPException, ValueError) as error:
             problem.append(error)
-        over.set()
+        finally:
+            over.set()
 
     threading.Thread(target=follow, daemon=True).start()
     while not over.wait(0.5):
@@ -746,6 +808,8 @@ def followed(id, services):
         if problem:
             fail(f"what the container prints can't be read: {problem[0]}")
         time.sleep(0.1)
+    if problem:
+        note(f"the end of what the container printed is lost: {problem[0]}")
     return tail
 
 

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -23,6 +24,8 @@ TRIES = 8
 # Others change a Deployment too: its controller does all the time.
 CONFLICTS = 10
 MOST_PRUNED = 5
+# The annotation of a Deployment that has what the last step to change its images found.
+BEFORE = "siskin/images-before"
 NAME = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")
 FIRST = ["Namespace", "CustomResourceDefinition", "ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding", "ConfigMap", "Secret"]
 
@@ -243,7 +246,9 @@ def set_image(given):
             fail(f"the Deployment `{given['deployment']}` has no container `{strange[0]}`; it has {', '.join(sorted(known))}")
         previous = {name: known[name] for name in wanted}
         if previous == wanted:
-            changed = False
+            # An attempt of this step that nobody heard of any more may have done it.
+            before = of_this_step(found, wanted)
+            changed, previous = before is not None, before or previous
             break
         change = {
             key: [{"name": name, "image": image} for name, image in wanted.items() if name in entries]
@@ -251,7 +256,9 @@ def set_image(given):
             if any(name in entries for name in wanted)
         }
         # Whoever changed it since makes this a conflict, and it is read again.
-        body = {"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}, "spec": {"template": {"spec": change}}}
+        mark = json.dumps({**this_step(), "images": wanted, "before": previous}, sort_keys=True)
+        metadata = {"resourceVersion": found["metadata"]["resourceVersion"], "annotations": {BEFORE: mark}}
+        body = {"metadata": metadata, "spec": {"template": {"spec": change}}}
         status, found = cluster.ask("PATCH", path, body, "application/strategic-merge-patch+json", {"fieldManager": "siskin"}, may=(409,))
         if status != 409:
             changed = True
@@ -267,6 +274,20 @@ def set_image(given):
         tell(output)
         output.update(rolled_out(cluster, path, given, output["generation"]))
     return output
+
+
+def this_step():
+    return {"run": os.environ.get("SISKIN_RUN", ""), "step": os.environ.get("SISKIN_STEP", "")}
+
+
+def of_this_step(found, wanted):
+    """The images that were there before this step set these, where it has done so already."""
+    try:
+        mark = json.loads((found["metadata"].get("annotations") or {})[BEFORE])
+        is_ours = mark["run"] and {"run": mark["run"], "step": mark["step"]} == this_step() and mark["images"] == wanted
+        return {name: str(mark["before"][name]) for name in wanted} if is_ours else None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def ready_of(found):
@@ -316,7 +337,10 @@ def reasons(cluster, path, spec):
     labels = (spec.get("selector") or {}).get("matchLabels") or {}
     selector = ",".join(f"{name}={value}" for name, value in labels.items())
     namespace = path.split("/namespaces/")[1].split("/")[0]
-    _, found = cluster.ask("GET", f"/api/v1/namespaces/{namespace}/pods", query={"labelSelector": selector, "limit": 200})
+    query = {"labelSelector": selector, "limit": 200}
+    status, found = cluster.ask("GET", f"/api/v1/namespaces/{namespace}/pods", query=query, may=(403, 404))
+    if status >= 300:
+        return [f"its pods can't be looked at ({status}: {str(found.get('message'))[:300]})"]
     why = []
     for pod in found.get("items") or []:
         name, status = pod["metadata"]["name"], pod.get("status") or {}
@@ -410,7 +434,7 @@ def apply(given):
             fail(f"{entry['kind']} {metadata['name']} stands in the manifests twice")
         seen.add(key)
         placed.append((key, entry))
-    goes = to_prune(cluster, given.get("prune"), placed, seen)
+    goes = to_prune(cluster, given.get("prune"), placed, default)
     placed.sort(key=lambda one: FIRST.index(one[0][1]) if one[0][1] in FIRST else len(FIRST))
     query = {"fieldManager": "siskin", "force": "true" if given["force"] else "false"}
     if given["dry_run"]:
@@ -443,7 +467,12 @@ def apply(given):
     return {"applied": applied, "pruned": pruned}
 
 
-def to_prune(cluster, prune, placed, seen):
+def without_version(api_version, *more):
+    """What an object is called whatever version of its group it is served under."""
+    return (api_version.rpartition("/")[0], *more)
+
+
+def to_prune(cluster, prune, placed, default):
     """What bears the labels and is not among the manifests; refused where that looks like a mistake."""
     if not prune:
         return []
@@ -461,9 +490,9 @@ def to_prune(cluster, prune, placed, seen):
         if not api_version:
             fail(f"a kind in `prune` is as apps/v1/Deployment or v1/ConfigMap, not `{said_kind}`")
         kinds.add((api_version, kind))
-    namespaces = {namespace for (_, _, namespace, _), _ in placed if namespace} or {cluster.namespace}
+    namespaces = {namespace for (_, _, namespace, _), _ in placed if namespace} or {default}
     selector = ",".join(f"{name}={value}" for name, value in labels.items())
-    goes = []
+    goes, met = [], {without_version(*key) for key, _ in placed}
     for api_version, kind in sorted(kinds):
         if kind == "Namespace" or kind not in cluster.kinds(api_version):
             continue
@@ -473,9 +502,11 @@ def to_prune(cluster, prune, placed, seen):
             _, found = cluster.ask("GET", path, query={"labelSelector": selector})
             for entry in found.get("items") or []:
                 metadata = entry["metadata"]
+                one = without_version(api_version, kind, namespace, metadata["name"])
                 # What another object owns goes with that one.
-                if (api_version, kind, namespace, metadata["name"]) in seen or metadata.get("ownerReferences") or metadata.get("deletionTimestamp"):
+                if one in met or metadata.get("ownerReferences") or metadata.get("deletionTimestamp"):
                     continue
+                met.add(one)
                 goes.append((api_version, kind, namespace, metadata["name"], metadata.get("uid")))
     if len(goes) > most:
         names = ", ".join(f"{kind} {name}" for _, kind, _, name, _ in goes[:10])
@@ -491,11 +522,23 @@ def tell(output):
     OUTPUT.update(output)
 
 
+ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+def ended(number, _frame):
+    fail(f"ended by {signal.Signals(number).name}")
+
+
 def main():
+    # What is known so far is told also then.
+    for number in ENDING:
+        signal.signal(number, ended)
     given = json.load(sys.stdin)
     try:
         tell({"set_image": set_image, "rollout": rollout, "apply": apply}[sys.argv[1]](given))
     finally:
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)
         if OUTPUT:
             with os.fdopen(3, "w") as result:
                 json.dump(OUTPUT, result)

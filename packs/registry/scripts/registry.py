@@ -85,21 +85,21 @@ class Answer:
 
 
 class Registry:
-    def __init__(self, host, user, password):
-        self.host, self.user, self.password = host, user, password
+    def __init__(self, host, user, password, keys="`user` and `password_secret`"):
+        self.host, self.user, self.password, self.keys = host, user, password, keys
         self.authorization = {}
-        name = host.rpartition(":")[0] or host
-        plain = name == "localhost" or name.startswith("127.") or host in filter(None, os.environ.get("INSECURE", "").split(","))
+        plain = is_here(host) or host in filter(None, os.environ.get("INSECURE", "").split(","))
         self.base = f"{'http' if plain else 'https'}://{host}"
 
     def send(self, method, path, body=None, headers=None, scope="pull", beside=None):
         """One request, over redirects, with a token got where one is wanted. Breaks by `Broken`."""
-        url = urllib.parse.urlsplit(urllib.parse.urljoin(self.base, path))
+        url = self.place(self.base, path)
         repository = self.repository_of(url.path)
         known = (repository, scope, beside)
         for attempt in range(2):
             answer = self.once(method, url, body, headers, self.authorization.get(known))
-            if answer.status != 401 or attempt:
+            # Another that is led to could ask for our password by a challenge.
+            if answer.status != 401 or attempt or not self.is_own(answer.url):
                 break
             challenge = answer.headers.get("WWW-Authenticate", "")
             answer.body(65536)
@@ -107,11 +107,20 @@ class Registry:
             if hasattr(body, "seek"):
                 body.seek(0)
         if answer.status in (401, 403):
-            who = f"the user `{self.user}`" if self.user else "whoever has not logged in; say `user` and `password_secret`"
+            who = f"the user `{self.user}`" if self.user else f"whoever has not logged in; say {self.keys}"
             fail(f"{self.host} forbids {who} this ({method} {repository or path}): {answer.said()}")
         if answer.status in (408, 429) or answer.status >= 500:
             raise Broken(f"{self.host} answered {answer.status} ({answer.said()})", retry_after(answer))
         return answer
+
+    def is_own(self, url):
+        return f"{url.scheme}://{url.netloc}" == self.base
+
+    def place(self, base, location):
+        """Where a location leads to; one behind a proxy may take itself for plain HTTP, which must not show a token."""
+        url = urllib.parse.urlsplit(urllib.parse.urljoin(base, location))
+        is_plain = url.scheme == "http" and url.netloc == self.host and self.base.startswith("https:")
+        return url._replace(scheme="https") if is_plain else url
 
     @staticmethod
     def repository_of(path):
@@ -122,7 +131,7 @@ class Registry:
         for _ in range(REDIRECTS + 1):
             sent = {"User-Agent": "siskin", **(headers or {})}
             # Where blobs really lie is somebody else, who must not see our token.
-            if authorization and url.netloc == urllib.parse.urlsplit(self.base).netloc:
+            if authorization and self.is_own(url):
                 sent["Authorization"] = authorization
             connection = connect(url)
             try:
@@ -133,7 +142,7 @@ class Registry:
                     fail(f"the certificate of {url.netloc} is not trusted: {error.verify_message}; say `ca`")
                 raise Broken(f"{url.netloc} does not answer: {error or type(error).__name__}") from error
             if method in ("GET", "HEAD") and response.status in (301, 302, 303, 307, 308) and response.headers.get("Location"):
-                url = urllib.parse.urlsplit(urllib.parse.urljoin(url.geturl(), response.headers["Location"]))
+                url = self.place(url.geturl(), response.headers["Location"])
                 continue
             return Answer(response, url)
         fail(f"{self.host} leads from one address to another without end")
@@ -144,7 +153,7 @@ class Registry:
         basic = "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode() if self.user or self.password else None
         if kind.lower() == "basic":
             if not basic:
-                fail(f"{self.host} wants a user; say `user` and `password_secret` in `config: {{registry: ..}}`")
+                fail(f"{self.host} wants a user; say {self.keys} in `config: {{registry: ..}}`")
             return basic
         if kind.lower() != "bearer":
             fail(f"{self.host} wants to be logged in to in a way that is not known here: {challenge[:100] or 'it does not say which'}")
@@ -339,12 +348,21 @@ def again(once):
             time.sleep(min(pause, LONGEST_PAUSE_SECONDS))
 
 
-def registry_of(reference, source=False):
+def is_here(host):
+    """Whether it is a registry on this machine."""
+    name = host.rpartition(":")[0] or host
+    return name == "localhost" or re.fullmatch(r"127(\.[0-9]{1,3}){3}", name) is not None
+
+
+def registry_of(reference, goal=None):
+    """A registry with the login that is meant for it; what is copied to `goal` may come from whoever its name says."""
     env = os.environ.get
-    user, password = env("REGISTRY_USER", ""), env("REGISTRY_PASSWORD", "")
-    if source and (env("FROM_USER") or env("FROM_PASSWORD")):
-        user, password = env("FROM_USER", ""), env("FROM_PASSWORD", "")
-    return Registry(reference.host, user, password)
+    login = [env("REGISTRY_USER", ""), env("REGISTRY_PASSWORD", "")]
+    if goal and (env("FROM_USER") or env("FROM_PASSWORD")):
+        login = [env("FROM_USER", ""), env("FROM_PASSWORD", "")]
+    elif goal and reference.host != goal.host and not (is_here(reference.host) and is_here(goal.host)):
+        login = ["", "", "`from_user` and `from_password_secret`"]
+    return Registry(reference.host, *login)
 
 
 def may_stand(registry, repository, tag, digest, immutable):
@@ -363,7 +381,7 @@ def copy(given):
         fail("`to` is a repository with or without a tag: the digest is the image's own")
     there = registry_of(goal)
     # One whose secrets are the same needs but one token.
-    here = there if source.host == goal.host and not os.environ.get("FROM_USER") else registry_of(source, True)
+    here = there if source.host == goal.host and not (os.environ.get("FROM_USER") or os.environ.get("FROM_PASSWORD")) else registry_of(source, goal)
     found = here.manifest(source.repository, source.version())
     if not found:
         fail(f"there is no image {given['from']}")

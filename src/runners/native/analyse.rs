@@ -9,8 +9,9 @@
 //! | `failure_limit`, `inconclusive_limit` | so many looks of a tally may be unhealthy, or inconclusive, before the verdict is; 0 when not said |
 //! | `or_fail` | a verdict of unhealthy fails the step |
 //!
-//! Three verdicts: what was measured and is out of its bounds is unhealthy; what could not be measured (no data, Prometheus away) is inconclusive, which is
-//! neither good nor bad: a person decides. A query that Prometheus does not understand is a mistake, and fails.
+//! Three verdicts: what was measured and is out of its bounds is unhealthy; what could not be measured (no data, Prometheus away, a Consul that cannot be
+//! asked for the hosts or their health) is inconclusive, which is neither good nor bad: a person decides. A query that Prometheus does not understand is a
+//! mistake, and fails.
 
 use std::time::Duration;
 
@@ -22,9 +23,10 @@ use super::consul::texts;
 use super::core::unexpected;
 use super::target::Target;
 use crate::delivery::health;
+use crate::delivery::hosts::HostError;
 use crate::http_client;
 use crate::model::desk::{Reply, Request};
-use crate::model::{Object, Span, Value};
+use crate::model::{ErrorKind, Object, Span, Value};
 
 const PROMETHEUS: &str = "http://127.0.0.1:9090";
 const ALERTMANAGER: &str = "http://127.0.0.1:9093";
@@ -172,8 +174,15 @@ fn bounds(value: &Value) -> Result<Bounds, Failure> {
 }
 
 async fn of_hosts(job: &Job, target: &Target) -> Result<Vec<Measure>, Failure> {
-    let Some(check) = target.health(job).await? else { return Ok(Vec::new()) };
-    let hosts = target.inventory.look(job).await?;
+    let check = match target.health(job).await {
+        Ok(Some(check)) => check,
+        Ok(None) => return Ok(Vec::new()),
+        Err(failure) => return not_measured(job, failure),
+    };
+    let hosts = match target.inventory.look(job).await {
+        Ok(hosts) => hosts,
+        Err(failure) => return not_measured(job, failure),
+    };
     if hosts.is_empty() {
         return Ok(vec![Measure::new("hosts", Verdict::Unhealthy, "there is none")]);
     }
@@ -185,14 +194,31 @@ async fn of_hosts(job: &Job, target: &Target) -> Result<Vec<Measure>, Failure> {
     if job.cancel.is_cancelled() {
         return Err(Failure::cancelled());
     }
-    let ill: Vec<String> = answers
-        .iter()
-        .filter_map(|(host, answer)| answer.as_ref().err().map(|error| format!("{}: {error}", host.name)))
-        .collect();
-    Ok(vec![match ill.is_empty() {
-        true => Measure::new("hosts", Verdict::Healthy, format!("{} are well", hosts.len())),
-        false => Measure::new("hosts", Verdict::Unhealthy, ill.join(", ")),
-    }])
+    let answers = answers.iter().map(|(host, answer)| (host.name.as_str(), answer.as_ref().err()));
+    Ok(vec![judge_hosts(&answers.collect::<Vec<_>>())])
+}
+
+/// Where the hosts are, or how they do, could not be found out; that says nothing about the version.
+fn not_measured(job: &Job, failure: Failure) -> Result<Vec<Measure>, Failure> {
+    if job.cancel.is_cancelled() || failure.error.kind == ErrorKind::Cancelled {
+        return Err(failure);
+    }
+    Ok(vec![Measure::new("hosts", Verdict::Inconclusive, failure.error.message)])
+}
+
+/// What the hosts come to: one that is ill matters more than one that could not be asked for.
+fn judge_hosts(answers: &[(&str, Option<&HostError>)]) -> Measure {
+    let verdict = |error: &HostError| match error {
+        HostError::NotAsked { .. } => Verdict::Inconclusive,
+        _ => Verdict::Unhealthy,
+    };
+    let errors: Vec<(&str, &HostError)> =
+        answers.iter().filter_map(|(name, error)| error.map(|error| (*name, error))).collect();
+    let Some(worst) = errors.iter().map(|(_, error)| verdict(error)).max() else {
+        return Measure::new("hosts", Verdict::Healthy, format!("{} are well", answers.len()));
+    };
+    let said: Vec<String> = errors.iter().map(|(name, error)| format!("{name}: {error}")).collect();
+    Measure::new("hosts", worst, said.join(", "))
 }
 
 /// Where one of them is, and as whom it is asked.
@@ -440,6 +466,18 @@ mod tests {
         let said = json!({"query": "errors", "max": 0, "empty": "healthy", "nan": "unhealthy"});
         assert_eq!(judged(said.clone(), vector(&[])).0, Verdict::Healthy);
         assert_eq!(judged(said, vector(&["NaN"])).0, Verdict::Unhealthy);
+    }
+
+    #[test]
+    fn a_host_that_could_not_be_asked_for_is_neither_well_nor_ill() {
+        let ill = HostError::Ill { tries: 1, said: "it is critical".to_owned() };
+        let away = HostError::NotAsked { tries: 1, said: "Consul is away".to_owned() };
+        let judged = |answers: &[(&str, Option<&HostError>)]| judge_hosts(answers).verdict;
+        assert_eq!(judged(&[("web1", None), ("web2", None)]), Verdict::Healthy);
+        assert_eq!(judged(&[("web1", None), ("web2", Some(&away))]), Verdict::Inconclusive);
+        assert_eq!(judged(&[("web1", Some(&ill)), ("web2", Some(&away))]), Verdict::Unhealthy);
+        let said = judge_hosts(&[("web1", Some(&away))]).said;
+        assert_eq!(said, "web1: the health check could not be made: Consul is away");
     }
 
     #[test]

@@ -9,8 +9,9 @@
 //! | `ready` | how long HAProxy may take to hold a host for up again; 1m when not said |
 //!
 //! Promises: no HAProxy may be away when a host is taken out for a roll. Who was drained here is noted first (`deploy/out/APP/HOST` in the KV store), so
-//! that whoever comes after a killed or failed attempt gives the host its traffic back. A server that somebody else had drained, or put in maintenance,
-//! stays so, at whatever time they did it.
+//! that whoever comes after a killed or failed attempt gives the host its traffic back. A roll touches in that note only the servers of its own
+//! environment: those of another one that has the host too are left for that one's next roll. A server that somebody else had drained, or put in
+//! maintenance, stays so, at whatever time they did it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +40,8 @@ const READY: Span = Span::minutes(1);
 const LOOK_AGAIN: Span = Span(150);
 /// How long it is known who was drained.
 const NOTED: Span = Span::days(90);
+/// How often a note is tried while others write it too.
+const NOTE_TRIES: u32 = 10;
 
 /// What the app's file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -363,29 +366,59 @@ impl Balanced {
         format!("deploy/out/{}/{host}", self.app)
     }
 
-    /// Where the host was drained by whoever worked on it last, and did not come to the end.
+    /// Where in this environment the host was drained by whoever worked on it last, and did not come to the end.
     async fn noted(&self, host: &str) -> Result<Vec<String>, String> {
+        let (mut noted, _) = self.read_note(host).await?;
+        let places = self.balancer.places(host);
+        noted.retain(|server| is_one_of(&places, server));
+        Ok(noted)
+    }
+
+    /// What is noted of the host in all environments, and the version of the note.
+    async fn read_note(&self, host: &str) -> Result<(Vec<String>, i64), String> {
         match self.line.ask(Request::KvGet { key: self.key(host) }).await {
-            Reply::Kv { value, .. } => {
+            Reply::Kv { value, version } => {
                 let value = value.unwrap_or_default();
                 let servers = value.get("servers").and_then(Value::as_array).cloned().unwrap_or_default();
-                Ok(servers.iter().filter_map(|server| server.as_str().map(str::to_owned)).collect())
+                let servers = servers.iter().filter_map(|server| server.as_str().map(str::to_owned));
+                Ok((servers.collect(), version))
             }
             other => Err(unexpected(other).error.message),
         }
     }
 
+    /// Notes where the host is drained in this environment, in place of what was noted of this environment before.
     async fn write_note(&self, host: &str, ours: &[Place]) -> Result<(), String> {
-        let (value, ttl) = match ours {
-            [] => (Value::Null, Span::minutes(1)),
-            ours => (json!({"servers": ours.iter().map(Place::shown).collect::<Vec<_>>()}), NOTED),
-        };
-        let set = Request::KvSet { key: self.key(host), value, ttl: Some(ttl), if_version: None };
-        match self.line.ask(set).await {
-            Reply::Kv { .. } => Ok(()),
-            other => Err(format!("what is drained could not be noted: {}", unexpected(other).error.message)),
+        let places = self.balancer.places(host);
+        let mut why = String::new();
+        for _ in 0..NOTE_TRIES {
+            let (before, version) = self.read_note(host).await?;
+            if ours.is_empty() && !before.iter().any(|server| is_one_of(&places, server)) {
+                return Ok(());
+            }
+            let others = before.into_iter().filter(|server| !is_one_of(&places, server));
+            let servers: Vec<String> = others.chain(ours.iter().map(Place::shown)).collect();
+            let (value, ttl) = match servers.is_empty() {
+                true => (Value::Null, Span::minutes(1)),
+                false => (json!({"servers": servers}), NOTED),
+            };
+            // A roll to another environment may write it at the same time.
+            let if_version = Some(version);
+            match self
+                .line
+                .ask(Request::KvSet { key: self.key(host), value, ttl: Some(ttl), if_version })
+                .await
+            {
+                Reply::Kv { .. } => return Ok(()),
+                other => why = unexpected(other).error.message,
+            }
         }
+        Err(format!("what is drained could not be noted, in {NOTE_TRIES} tries: {why}"))
     }
+}
+
+fn is_one_of(places: &[Place], server: &str) -> bool {
+    places.iter().any(|place| place.shown() == server)
 }
 
 fn find<'a>(all: &'a All, place: &Place) -> Result<&'a Server, HaproxyError> {
@@ -412,7 +445,102 @@ fn shown(places: &[Place]) -> String {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::model::artefact::Artefact;
+
+    /// Keys with their versions; now and then somebody else is quicker.
+    #[derive(Default)]
+    struct Desk {
+        keys: Mutex<BTreeMap<String, (Value, i64)>>,
+        /// What others set right before the next sets.
+        quicker: Mutex<Vec<Value>>,
+    }
+
+    impl Line for Desk {
+        fn output(&self, _: Stream, _: &[u8]) {}
+
+        fn progress(&self, _: Value) -> BoxFuture<'_, Result<(), Failure>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn ask(&self, request: Request) -> BoxFuture<'_, Reply> {
+            let mut keys = self.keys.lock().unwrap();
+            let reply = match request {
+                Request::KvGet { key } => {
+                    let found = keys.get(&key).cloned();
+                    let version = found.as_ref().map_or(0, |found| found.1);
+                    Reply::Kv { value: found.map(|found| found.0), version }
+                }
+                Request::KvSet { key, value, if_version, .. } => {
+                    let entry = keys.entry(key).or_default();
+                    if let Some(other) = self.quicker.lock().unwrap().pop() {
+                        *entry = (other, entry.1 + 1);
+                    }
+                    if if_version.is_some_and(|wanted| wanted != entry.1) {
+                        Reply::Refused { why: "it is at another version".to_owned() }
+                    } else {
+                        *entry = (value.clone(), entry.1 + 1);
+                        Reply::Kv { value: Some(value), version: entry.1 }
+                    }
+                }
+                _ => Reply::Done,
+            };
+            Box::pin(async move { reply })
+        }
+
+        fn keep<'a>(&'a self, _: &'a Path, _: &'a str) -> BoxFuture<'a, Result<Artefact, Failure>> {
+            Box::pin(async { Err(Failure::new("nothing is kept here")) })
+        }
+    }
+
+    /// The traffic of an environment that has a backend of its own, and one that all share.
+    fn balanced(desk: &Arc<Desk>, environment: &str) -> Balanced {
+        let map = json!({"haproxy": "/a", "backend": ["{app}_{environment}", "all"]});
+        Balanced {
+            balancer: Balancer::read(Some(&map), "shop", environment).unwrap().unwrap(),
+            app: "shop".to_owned(),
+            line: desk.clone(),
+            cancel: CancellationToken::new(),
+            ours: Mutex::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_roll_to_another_environment_leaves_the_note_of_who_is_drained() {
+        let desk = Arc::new(Desk::default());
+        let (canary, production) = (balanced(&desk, "canary"), balanced(&desk, "production"));
+        let of_canary = canary.balancer.places("web1");
+        canary.write_note("web1", &of_canary).await.unwrap();
+        // What is shared is known to both; the next roll takes it over.
+        assert_eq!(production.noted("web1").await.unwrap(), ["/a all/web1"]);
+        production.write_note("web1", &production.balancer.places("web1")).await.unwrap();
+        assert_eq!(canary.noted("web1").await.unwrap(), ["/a shop_canary/web1", "/a all/web1"]);
+        production.write_note("web1", &[]).await.unwrap();
+        assert_eq!(canary.noted("web1").await.unwrap(), ["/a shop_canary/web1"]);
+        assert!(production.noted("web1").await.unwrap().is_empty());
+        // Nothing of its own is noted, so nothing is written.
+        let (_, version) = production.read_note("web1").await.unwrap();
+        production.write_note("web1", &[]).await.unwrap();
+        assert_eq!(production.read_note("web1").await.unwrap().1, version);
+        canary.write_note("web1", &[]).await.unwrap();
+        assert!(canary.read_note("web1").await.unwrap().0.is_empty());
+    }
+
+    #[tokio::test]
+    async fn two_rolls_that_note_at_once_lose_nothing() {
+        let desk = Arc::new(Desk::default());
+        let canary = balanced(&desk, "canary");
+        let other = json!({"servers": ["/a shop_production/web1"]});
+        *desk.quicker.lock().unwrap() = vec![other.clone(), other];
+        canary.write_note("web1", &canary.balancer.places("web1")[..1]).await.unwrap();
+        let (all, _) = canary.read_note("web1").await.unwrap();
+        assert_eq!(all, ["/a shop_production/web1", "/a shop_canary/web1"]);
+        *desk.quicker.lock().unwrap() = vec![Value::Null; 100];
+        let refused = canary.write_note("web1", &canary.balancer.places("web1")).await.unwrap_err();
+        assert!(refused.contains("could not be noted"), "{refused}");
+    }
 
     #[test]
     fn each_backend_of_each_haproxy_has_a_host_under_a_name() {

@@ -259,7 +259,7 @@ fn told_or(cancel: &CancellationToken, error: String) -> Failure {
 
 fn deployment(reply: Reply) -> Result<(Deployment, Value), Failure> {
     match reply {
-        Reply::Deployment { deployment, hosts } => Ok((deployment, hosts)),
+        Reply::Deployment { deployment, hosts } => Ok((*deployment, hosts)),
         other => Err(unexpected(other)),
     }
 }
@@ -440,7 +440,6 @@ fn say_of(line: &dyn Line, host: &str, stream: Stream, bytes: &[u8]) {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use serde_json::json;
 

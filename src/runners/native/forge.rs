@@ -158,7 +158,7 @@ async fn status(forge: &Forge, job: &Job) -> Result<Done, Failure> {
     let state = state_word(forge.kind, text_parameter(parameters, "state")?)?;
     let description: String =
         optional_text(parameters, "description")?.unwrap_or_default().chars().take(140).collect();
-    let target = optional_text(parameters, "target_url")?.unwrap_or_default();
+    let target = whole_address(parameters, "target_url")?.unwrap_or_default();
     let project = forge.project(parameters)?;
     let (list, post, context_key, state_key) = match forge.kind {
         Kind::Gitlab => (
@@ -222,7 +222,7 @@ async fn check(forge: &Forge, job: &Job) -> Result<Done, Failure> {
     if let Some(conclusion) = conclusion {
         body["conclusion"] = Value::from(conclusion);
     }
-    if let Some(url) = optional_text(parameters, "details_url")? {
+    if let Some(url) = whole_address(parameters, "details_url")? {
         body["details_url"] = Value::from(url);
     }
     if let Some(summary) = optional_text(parameters, "summary")? {
@@ -337,6 +337,10 @@ async fn release(forge: &Forge, job: &Job) -> Result<Done, Failure> {
 
 async fn deployment(forge: &Forge, job: &Job) -> Result<Done, Failure> {
     let parameters = &job.parameters;
+    // Before anything is made there.
+    for name in ["log_url", "environment_url"] {
+        whole_address(parameters, name)?;
+    }
     let project = forge.project(parameters)?;
     let commit = commit(parameters)?;
     let environment = text_parameter(parameters, "environment")?;
@@ -363,9 +367,12 @@ async fn deployment(forge: &Forge, job: &Job) -> Result<Done, Failure> {
         .ok_or_else(|| Failure::new("the answer names no deployment"))?;
     if let Some(state) = optional_text(parameters, "state")? {
         let mut body = json!({"state": state, "auto_inactive": true});
-        for name in ["description", "log_url", "environment_url"] {
-            if let Some(text) = optional_text(parameters, name)? {
-                body[name] = Value::from(text);
+        if let Some(text) = optional_text(parameters, "description")? {
+            body["description"] = Value::from(text);
+        }
+        for name in ["log_url", "environment_url"] {
+            if let Some(url) = whole_address(parameters, name)? {
+                body[name] = Value::from(url);
             }
         }
         let path = format!("{project}/deployments/{id}/statuses");
@@ -393,6 +400,20 @@ pub(super) fn summary(changed: bool, entry: &Value) -> Value {
         }
     }
     Value::Object(output)
+}
+
+/// An address that people can follow from the forge: part of one, as Jenkins gives in `build.url`, leads nowhere there.
+fn whole_address<'a>(parameters: &'a Value, name: &str) -> Result<Option<&'a str>, Failure> {
+    let Some(text) = optional_text(parameters, name)?.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    match Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
+        true => Ok(Some(text)),
+        false => Err(Failure::new(format!(
+            "`{name}` must be a whole address, as https://HOST/PATH, and `{}` is none",
+            text.escape_debug()
+        ))),
+    }
 }
 
 pub(super) fn commit(parameters: &Value) -> Result<&str, Failure> {
